@@ -1,0 +1,1 @@
+"""xlmstream: the client of the XLM inference service."""

@@ -1,0 +1,1 @@
+"""The worker: one loaded model per process, a scheduler, a cache-enabled decoder."""

@@ -1,0 +1,1 @@
+"""The XLM library: configuration, tokenizer, models and checkpoints. Usable alone; knows nothing of serving."""
