@@ -6,7 +6,25 @@ from hypothesis import strategies as st
 from xlmstream_worker.detokenize import Detokenizer, PieceTexts
 
 # Latin, accents composed and combining, CJK, kana, Arabic, emoji with joiner and skin tone, an astral letter.
-ALPHABET = ["a", "b", "c", "é", "e\u0301", "ß", "日", "本", "か\u3099", "ع", "👩", "\u200d", "🏽", "𝒳", "<", "/w>", "\n"]
+ALPHABET = [
+    "a",
+    "b",
+    "c",
+    "é",
+    "e\u0301",
+    "ß",
+    "日",
+    "本",
+    "か\u3099",
+    "ع",
+    "👩",
+    "\u200d",
+    "🏽",
+    "𝒳",
+    "<",
+    "/w>",
+    "\n",
+]
 PIECES = [*ALPHABET, *(f"{piece}</w>" for piece in ALPHABET), "ab", "ab</w>", "bc", "</w>", "abc</w>"]
 SPECIAL = {0, 1, 2, 3, 4}
 VOCABULARY = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3, "<special0>": 4} | {p: i + 5 for i, p in enumerate(PIECES)}
