@@ -8,7 +8,6 @@ Source: moses-smt/mosesdecoder scripts/tokenizer/tokenizer.perl.
 """
 
 import re
-
 from typing import TypeVar
 
 from xlmstream_worker.xlm.rewriting import Rule, Text, rule

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from xlmstream_worker.xlm.rewriting import Rule, Text
 from xlmstream_worker.xlm.vocabulary import AddedToken
