@@ -101,9 +101,7 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
         input_format=_FORMATS[model.input_format or "huggingface"],
         default_language=default_language,
     )
-    network = XLMWithLMHeadModel.from_pretrained(
-        model.path, config=config, dtype=device.dtype, device=device.device
-    )
+    network = XLMWithLMHeadModel.from_pretrained(model.path, config=config, dtype=device.dtype, device=device.device)
     pieces = PieceTexts(tokenizer.get_vocab(), frozenset(tokenizer.all_special_ids))
     return LoadedModel(card, config, tokenizer, network, pieces, languages)
 

@@ -60,9 +60,9 @@ class DecodeLoop:
         self._inbox.put(None)
 
     @property
-    def busy_slots(self) -> int:
-        """Sequences that run or wait for a slot."""
-        return len(self._running)
+    def slots(self) -> int:
+        """Sequences that can run at once."""
+        return self._engine.max_slots
 
     @property
     def stuck_s(self) -> float:

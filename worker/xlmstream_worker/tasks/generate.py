@@ -37,6 +37,7 @@ from xlmstream_worker.tasks.timing import timing
 
 DEFAULT_MAX_NEW_TOKENS = 64
 
+
 def effective_parameters(asked: GenerationParameters, seed: int) -> GenerationParameters:
     """The parameters with every default filled in; what stays unset has no limit."""
     effective = GenerationParameters(
@@ -72,9 +73,7 @@ class Generation:
         self._prompt = prompt_ids(
             model, request.input, self._language, request.options.truncation, self._parameters.max_new_tokens, "input"
         )
-        self._detokenizer = Detokenizer(
-            model.pieces, list(self._parameters.stop), self._parameters.min_new_tokens
-        )
+        self._detokenizer = Detokenizer(model.pieces, list(self._parameters.stop), self._parameters.min_new_tokens)
         self._tokens = [token for event in taken.journal for token in event.delta.token_ids]
         for token in self._tokens:
             self._detokenizer.push(token)

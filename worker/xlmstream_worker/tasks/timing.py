@@ -9,9 +9,7 @@ from xlmstream.v1.common_pb2 import Timing
 from xlmstream_worker.rows import Row
 
 
-def timing(
-    row: Row, worker_id: str, *, tokenize_s: float = 0.0, compute_s: float = 0.0, batch_size: int = 0
-) -> Timing:
+def timing(row: Row, worker_id: str, *, tokenize_s: float = 0.0, compute_s: float = 0.0, batch_size: int = 0) -> Timing:
     """The Timing of a request that ends now. Queue time is the broker's clock, all else this process's."""
     queue_us = max(0, row.taken.taken_ms - row.taken.envelope.accepted_ms) * 1000
     return Timing(
