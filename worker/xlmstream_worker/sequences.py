@@ -1,7 +1,7 @@
 """What goes into the decoder engine and what comes out of it: plain values, no tensors, no text, no protobuf.
 
-The worker loop turns a client's request into one `SequenceRequest` and each `TokenOutput` into an event. A request has one
-or more candidates; a candidate is one generated sequence, numbered from 0.
+The worker loop turns a client's request into one `SequenceRequest` and each `TokenOutput` into an event. A request
+has one or more candidates; a candidate is one generated sequence, numbered from 0.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 class DecodingMode(enum.Enum):
     """Which position the next token is read from."""
 
-    NEXT_TOKEN = "next_token"
+    NEXT_TOKEN = "next_token"  # noqa: S105 - no password
     """The last real token predicts its successor: how causal models are trained. Needs a causal model."""
     MASK_APPEND = "mask_append"
     """A mask token is appended and its own logits are read: what `generate` of transformers does for every XLM."""
@@ -47,8 +47,8 @@ class Failure:
 class SamplingParameters:
     """How the next token is chosen from the scores. The defaults are greedy and change no score.
 
-    Order of application, as in transformers: logit bias, repetition, presence and frequency penalties, no-repeat n-grams,
-    bad words, minimum length; then, when sampling, temperature, top-k, top-p, min-p, typical-p.
+    Order of application, as in transformers: logit bias, repetition, presence and frequency penalties, no-repeat
+    n-grams, bad words, minimum length; then, when sampling, temperature, top-k, top-p, min-p, typical-p.
     """
 
     temperature: float = 0.0
@@ -72,6 +72,8 @@ class SequenceRequest:
     language_id: int | None = None
     """Row of the language embedding added at every position; None adds none."""
     mode: DecodingMode = DecodingMode.NEXT_TOKEN
+    mask_id: int | None = None
+    """The token that MASK_APPEND appends; None is the `mask_token_id` of the model's configuration."""
     max_new_tokens: int = 64
     min_new_tokens: int = 0
     """No end of sequence before this many tokens."""
@@ -81,8 +83,8 @@ class SequenceRequest:
     candidates: int = 1
     """How many sequences to generate, all from one computation of the prompt."""
     forced_ids: tuple[tuple[int, ...], ...] = ()
-    """Per candidate, the tokens delivered by an earlier attempt: taken as given, not reported again, and generation goes on
-    after them exactly as it would have. Empty, or one tuple per candidate."""
+    """Per candidate, the tokens delivered by an earlier attempt: taken as given, not reported again, and generation
+    goes on after them exactly as it would have. Empty, or one tuple per candidate."""
     ended_candidates: frozenset[int] = frozenset()
     """Candidates whose end an earlier attempt has delivered: not run again, not reported."""
     alone: bool = False
@@ -96,7 +98,8 @@ class TokenOutput:
     key: str
     candidate: int
     index: int
-    """Which token of the candidate this is, counted from 0 and from `forced_ids`; with `token_id` None, how many it has."""
+    """Which token of the candidate this is, counted from 0 and from `forced_ids`; with `token_id` None, how many it
+    has."""
     token_id: int | None
     """None where a candidate ends without a further token: its forced prefix used up the room, or it failed."""
     finished: EndReason | None = None
