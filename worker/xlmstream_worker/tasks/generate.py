@@ -47,7 +47,7 @@ def effective_parameters(asked: GenerationParameters, seed: int) -> GenerationPa
     return effective
 
 
-def _reason(output: TokenOutput) -> FinishReason | None:
+def _reason(output: TokenOutput) -> FinishReason.ValueType | None:
     """Why the engine ended the candidate, if it did."""
     if output.finished is None:
         return None

@@ -49,6 +49,7 @@ def text_ids(model: LoadedModel, given: TextInput, language: str, field: str) ->
     )["input_ids"]
     if not ids:
         raise Refused(status.invalid_input([(f"{field}.text", "nothing but spaces and control characters")]))
+    model.text_rate.note(len(given.text.encode()), len(ids))
     return ids
 
 
@@ -70,7 +71,7 @@ def check_range(model: LoadedModel, ids: list[int], field: str) -> None:
 
 
 def prompt_ids(
-    model: LoadedModel, given: TextInput, language: str, truncation: Truncation, max_new_tokens: int, field: str
+    model: LoadedModel, given: TextInput, language: str, truncation: Truncation.ValueType, max_new_tokens: int, field: str
 ) -> list[int]:
     """The prompt of a generation: BOS and the text's ids, or the ids sent.
 
