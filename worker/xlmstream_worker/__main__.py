@@ -134,7 +134,7 @@ def _connect(
 
 def _worker_name() -> str:
     """New for each process, and telling where it runs."""
-    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:32]
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:24]
     return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
