@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar
 
 from google.rpc.status_pb2 import Status
 
-from xlmstream.errors import ProtocolError, XlmstreamError, from_status
+from xlmstream.errors import ProtocolError, XlmstreamError
+from xlmstream.status import from_status
 from xlmstream.v1 import common_pb2, generation_pb2, inference_pb2
 from xlmstream.v1.generation_pb2 import GenerationParameters
 
@@ -71,7 +72,7 @@ class Generation:
     """What one prompt gave. `text`, `token_ids` and `finish_reason` are those of the first candidate."""
 
     candidates: tuple[Candidate, ...]
-    parameters: GenerationParameters
+    parameters: GenerationParameters = field(repr=False)
     """The parameters in effect, defaults and the drawn seed filled in."""
     usage: Usage
     timing: Timing
@@ -123,7 +124,7 @@ class Started:
     execution_id: str
     resume_token: str
     """Opens the stream from anywhere; keep it secret."""
-    parameters: GenerationParameters
+    parameters: GenerationParameters = field(repr=False)
     prompt_tokens: int
     model: str
 
@@ -227,13 +228,12 @@ class Output(Protocol[_ResultMessage]):
     def result(self) -> _ResultMessage: ...
     @property
     def error(self) -> Status: ...
-    def WhichOneof(self, oneof_group: str) -> str | None: ...  # noqa: N802 - protobuf's name
+    def WhichOneof(self, oneof_group: Literal["outcome"]) -> str | None: ...  # noqa: N802 - protobuf's name
 
 
 def outcomes(
     outputs: Iterable[Output[_ResultMessage]],
     read: Callable[[_ResultMessage], _Result],
-    *,
     expected: int,
     request_id: str | None = None,
 ) -> list[_Result | XlmstreamError]:

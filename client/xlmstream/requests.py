@@ -11,7 +11,13 @@ from google.protobuf.message import Message
 from xlmstream.errors import FieldViolation, InvalidInput
 from xlmstream.v1.common_pb2 import DisconnectPolicy, Priority, RequestOptions, TextInput, Truncation
 from xlmstream.v1.generation_pb2 import GenerationParameters
-from xlmstream.v1.inference_pb2 import DetokenizeRequest, GenerateRequest, GenerateStreamRequest, TokenizeRequest
+from xlmstream.v1.inference_pb2 import (
+    CancelRequestRequest,
+    DetokenizeRequest,
+    GenerateRequest,
+    GenerateStreamRequest,
+    TokenizeRequest,
+)
 
 Prompt = str | TextInput
 """A text; or a TextInput for what a plain string cannot say: token ids, or a language of its own within a batch."""
@@ -65,6 +71,17 @@ def new_request_id() -> str:
     return uuid.uuid4().hex
 
 
+def batch_of(prompts: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
+    """The inputs of a call, and whether the user passed one by itself rather than a sequence."""
+    return ([prompts], True) if isinstance(prompts, str | TextInput) else (list(prompts), False)
+
+
+def id_batch_of(ids: Sequence[int] | Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], bool]:
+    """The same for lists of ids; an empty sequence is one list without ids."""
+    lists = [one for one in ids if not isinstance(one, int)]
+    return (lists, False) if lists else ([[one for one in ids if isinstance(one, int)]], True)
+
+
 def generate_request(prompts: Sequence[Prompt], keywords: GenerateKeywords) -> GenerateRequest:
     _refuse_unknown(keywords, GenerateKeywords)
     return GenerateRequest(
@@ -100,6 +117,14 @@ def detokenize_request(inputs: Sequence[Iterable[int]], keywords: DetokenizeKeyw
     for index, ids in enumerate(inputs):
         _assign(request.inputs.add(), "ids", list(ids), path=f"inputs[{index}].ids")
     return request
+
+
+def cancel_request(request_id: str | None, execution_id: str | None) -> CancelRequestRequest:
+    if request_id is not None and execution_id is None:
+        return CancelRequestRequest(request_id=request_id)
+    if execution_id is not None and request_id is None:
+        return CancelRequestRequest(execution_id=execution_id)
+    raise TypeError("name the request by its request_id or by its execution_id")
 
 
 def _options(keywords: RequestKeywords | TextKeywords, *, request_id: str = "") -> RequestOptions:
