@@ -17,8 +17,8 @@ import grpc
 
 from xlmstream.channel import ChannelOptions
 from xlmstream.errors import Cancelled, Unavailable, XlmstreamError
+from xlmstream.failures import from_call
 from xlmstream.retry import Attempts, Failover, RetryPolicy
-from xlmstream.status import from_call
 from xlmstream.streams import ended_early
 from xlmstream.v1.inference_pb2_grpc import InferenceServiceStub
 from xlmstream.v1.models_pb2_grpc import ModelServiceStub

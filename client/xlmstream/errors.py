@@ -1,4 +1,3 @@
-# ruff: noqa: N818 - users read these names in `except` clauses, where "QueueFull" says all that "QueueFullError" does
 """What can go wrong, as exceptions: the only place where reasons and status codes become exception classes.
 
     XlmstreamError                      .reason .code .message .metadata .execution_id .request_id .retryable

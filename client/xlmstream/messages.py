@@ -14,7 +14,7 @@ from typing import Literal, Protocol, TypeVar
 from google.rpc.status_pb2 import Status
 
 from xlmstream.errors import ProtocolError, XlmstreamError
-from xlmstream.status import from_status
+from xlmstream.failures import from_status
 from xlmstream.v1 import common_pb2, generation_pb2, inference_pb2
 from xlmstream.v1.generation_pb2 import GenerationParameters
 

@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 
-import grpc
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import code_pb2
+from google.rpc.error_details_pb2 import BadRequest
+from google.rpc.status_pb2 import Status
 
-from xlmstream.errors import BY_REASON
-from xlmstream.status import DOMAIN
+from xlmstream import status
 from xlmstream.v1.common_pb2 import FINISH_REASON_EOS, FINISH_REASON_LENGTH, Timing, Usage
+from xlmstream.v1.errors_pb2 import ErrorReason
 from xlmstream.v1.generation_pb2 import (
     Candidate,
     CandidateFinished,
@@ -44,24 +43,17 @@ class Failure:
     field: str = ""
     """Path of the field at fault, for INVALID_INPUT."""
 
-    def status(self) -> status_pb2.Status:
-        code = BY_REASON[self.reason].default_code if self.reason else grpc.StatusCode.UNAVAILABLE
-        details: list[Message] = []
-        if self.reason:
-            details.append(error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata))
-        if self.retry_after_s is not None:
-            retry = error_details_pb2.RetryInfo()
-            retry.retry_delay.FromNanoseconds(round(self.retry_after_s * 1e9))
-            details.append(retry)
-        if self.field:
-            violation = error_details_pb2.BadRequest.FieldViolation(field=self.field, description=self.message)
-            details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-        status = status_pb2.Status(code=code.value[0], message=self.message)
-        for detail in details:
-            packed = AnyMessage()
-            packed.Pack(detail)
-            status.details.append(packed)
-        return status
+    def to_status(self) -> Status:
+        if not self.reason:
+            return Status(code=code_pb2.UNAVAILABLE, message=self.message)
+        violations = [BadRequest.FieldViolation(field=self.field, description=self.message)]
+        return status.build(
+            ErrorReason.Value(f"ERROR_REASON_{self.reason}"),
+            self.message,
+            *([BadRequest(field_violations=violations)] if self.field else []),
+            retry_after_s=self.retry_after_s,
+            metadata=self.metadata,
+        )
 
 
 Answer = str | Failure

@@ -29,7 +29,7 @@ class InferenceService(InferenceServiceServicer):
             prompt = self._stage.prompt_of(one)
             answer = self._stage.answer(prompt)
             if isinstance(answer, Failure):
-                outputs.append(GenerateOutput(error=answer.status()))
+                outputs.append(GenerateOutput(error=answer.to_status()))
             else:
                 result = generate(self._stage.words, prompt, answer, request.parameters)
                 outputs.append(GenerateOutput(result=result))

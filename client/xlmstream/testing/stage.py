@@ -12,7 +12,7 @@ from typing import Never
 import grpc
 from google.protobuf.message import Message
 
-from xlmstream.status import DETAILS_KEY
+from xlmstream.failures import DETAILS_KEY
 from xlmstream.testing.script import Answer, Failure, Words, coalesced, generate, journal
 from xlmstream.v1 import inference_pb2 as inference
 from xlmstream.v1 import models_pb2 as models
@@ -210,7 +210,7 @@ class Stage:
 
 def abort(context: grpc.ServicerContext, failure: Failure) -> Never:
     """End a call with `failure`."""
-    status = failure.status()
+    status = failure.to_status()
     context.set_trailing_metadata(((DETAILS_KEY, status.SerializeToString()),) if failure.reason else ())
     code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
     context.abort(code, status.message)
