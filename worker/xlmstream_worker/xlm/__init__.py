@@ -7,3 +7,4 @@ from .errors import ConfigError as ConfigError
 from .errors import XLMError as XLMError
 from .language_model import XLMWithLMHeadModel as XLMWithLMHeadModel
 from .model import XLMModel as XLMModel
+from .tokenizer import XLMTokenizer as XLMTokenizer
