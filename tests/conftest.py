@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 import redis
-
 from xlmstream_server.broker.embedded import EmbeddedBroker, EmbeddedBrokerError
 
 
@@ -35,6 +33,3 @@ def broker_url(broker_server_url: str) -> str:
     with redis.Redis.from_url(broker_server_url) as client:
         client.flushdb()
     return broker_server_url
-
-    """Where a test's own broker keeps its data."""
-    return tmp_path / "broker"
