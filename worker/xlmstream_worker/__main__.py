@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from xlmstream import __version__
 from xlmstream_server.broker import BrokerDown, BrokerMisconfigured, WorkerBroker
 
 from xlmstream_worker import observe, options
@@ -61,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "requests finish within --drain-grace-s and hand the rest over; a second signal hands over at once.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"xlmstream-worker {__version__}")
+    parser.add_argument("--version", action="version", version=f"xlmstream-worker {observe.package_version()}")
     parser.add_argument(
         "--check-ready-file",
         metavar="FILE",
