@@ -2,7 +2,7 @@
 precedence, and checked as a whole before anything starts.
 
 Every setting is a field of the dataclasses below and nothing else: its flag (`--max-inputs`), its variable
-(`XLMSTREAM_SERVER_MAX_INPUTS`), its place in the file (`[limits]` `max_inputs`) and its line of `--help` follow from it.
+(`XLMSTREAM_SERVER_MAX_INPUTS`), its place in the file (`[limits]` `max_inputs`) and its line of `--help` follow.
 Unknown keys are errors, wherever they stand.
 """
 
@@ -161,10 +161,12 @@ def _from_file(path: Path) -> dict[str, object]:
     known = {(section, field.name) for section, field, _ in _settings(GatewayConfig)}
     given: dict[str, object] = {}
     for name, value in tree.items():
-        pairs = [(name, *pair) for pair in value.items()] if isinstance(value, dict) else [("", name, value)]
-        for section, key, leaf in pairs:
+        is_section = isinstance(value, dict)
+        if is_section and name not in {section for section, _ in known}:
+            raise ConfigError(f"{path}: unknown section [{name}]")
+        for section, key, leaf in [(name, *pair) for pair in value.items()] if is_section else [("", name, value)]:
             if (section, key) not in known:
-                raise ConfigError(f"{path}: unknown key {_dotted(section, key)!r}" + _suggestion(key))
+                raise ConfigError(f"{path}: unknown key {f'{section}.{key}'.lstrip('.')!r}" + _suggestion(key))
             given[key] = leaf
     return given
 
@@ -195,7 +197,7 @@ def _build(config: type[GatewayConfig], given: Mapping[str, object]) -> GatewayC
 
 def _convert(field: dataclasses.Field[Any], value: object) -> Value:
     """`value` in the type of the field's default: text is parsed, a typed value must already fit."""
-    kind = type(field.default)
+    kind: type[Any] = type(field.default)
     if isinstance(value, str) and kind is not str:
         try:
             if kind is bool:
@@ -205,9 +207,9 @@ def _convert(field: dataclasses.Field[Any], value: object) -> Value:
             raise ConfigError(f"{field.name}: {value!r} is not {_KIND_NAMES[kind]}") from None
     if kind is float and type(value) is int:
         return float(value)
-    if type(value) is not kind:
+    if not isinstance(value, (bool, int, float, str)) or type(value) is not kind:
         raise ConfigError(f"{field.name}: {value!r} is not {_KIND_NAMES[kind]}")
-    return value  # type: ignore[return-value]  # its type was just compared with the default's
+    return value
 
 
 _KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -231,10 +233,6 @@ def _check_address(name: str, address: str) -> None:
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ConfigError(f"{name}: {value!r} is not one of {', '.join(choices)}")
-
-
-def _dotted(section: str, key: str) -> str:
-    return f"{section}.{key}" if section else key
 
 
 def _suggestion(key: str) -> str:

@@ -118,6 +118,12 @@ def error_info(status: Status) -> ErrorInfo | None:
     return None
 
 
+def reason_of(status: Status) -> str:
+    """The reason's name, "" where the status has none."""
+    info = error_info(status)
+    return info.reason if info else ""
+
+
 def is_retryable(status: Status) -> bool:
     """Whether the status invites a retry."""
     return any(detail.Is(RetryInfo.DESCRIPTOR) for detail in status.details)
@@ -127,14 +133,37 @@ def with_execution_id(status: Status, execution_id: str) -> Status:
     """The same status, naming the execution in the metadata of its ErrorInfo."""
     named = Status(code=status.code, message=status.message)
     for detail in status.details:
-        if detail.Is(ErrorInfo.DESCRIPTOR):
-            info = ErrorInfo()
-            detail.Unpack(info)
+        info = ErrorInfo()
+        if detail.Unpack(info):
             info.metadata["execution_id"] = execution_id
             named.details.add().Pack(info)
         else:
             named.details.add().CopyFrom(detail)
     return named
+
+
+def relocated(status: Status, field: str, to: str) -> Status:
+    """The same status, with what it says of `field` and of the fields inside it said of `to`."""
+    message = to + status.message.removeprefix(field) if _is_within(status.message, field) else status.message
+    moved = Status(code=status.code, message=message)
+    for detail in status.details:
+        bad = BadRequest()
+        if detail.Unpack(bad):
+            for violation in bad.field_violations:
+                if _is_within(violation.field, field):
+                    violation.field = to + violation.field.removeprefix(field)
+            moved.details.add().Pack(bad)
+        else:
+            moved.details.add().CopyFrom(detail)
+    return moved
+
+
+def _is_within(path: str, field: str) -> bool:
+    return path.startswith(field) and not path[len(field) : len(field) + 1].isalnum()
+
+
+def _violation(field: str, description: str) -> BadRequest:
+    return BadRequest(field_violations=[BadRequest.FieldViolation(field=field, description=description)])
 
 
 # What is wrong with the request.
@@ -157,7 +186,7 @@ def input_too_long(field: str, tokens: int, max_tokens: int) -> ServiceError:
     return error(
         ErrorReason.ERROR_REASON_INPUT_TOO_LONG,
         f"{field}: {tokens} tokens, the model takes at most {max_tokens}; shorten it or set options.truncation",
-        BadRequest(field_violations=[BadRequest.FieldViolation(field=field, description=f"at most {max_tokens} tokens")]),
+        _violation(field, f"at most {max_tokens} tokens"),
         tokens=str(tokens),
         max=str(max_tokens),
     )
@@ -203,6 +232,15 @@ def task_unsupported(model: str, task: Task.ValueType, tasks: Iterable[Task.Valu
             ]
         ),
         tasks=names,
+    )
+
+
+def service_unknown(name: str) -> ServiceError:
+    """For health checks, whose protocol asks for NOT_FOUND."""
+    return error(
+        ErrorReason.ERROR_REASON_REQUEST_NOT_FOUND,
+        f"no service or model {quote(name)} here",
+        ResourceInfo(resource_type="service", resource_name=quote(name), description="unknown"),
     )
 
 
@@ -273,6 +311,13 @@ def deadline_compute() -> ServiceError:
 
 def cancelled(message: str) -> ServiceError:
     return error(ErrorReason.ERROR_REASON_CANCELLED, message)
+
+
+def aborted() -> ServiceError:
+    """The gateway gave a call up that nobody had cancelled: the one status whose code is not its reason's."""
+    stopped = internal()
+    stopped.status.code = Code.ABORTED
+    return stopped
 
 
 def internal() -> ServiceError:

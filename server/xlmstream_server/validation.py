@@ -7,7 +7,7 @@ wrong at once. They need no tokenizer: what only the worker can know (the token 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from xlmstream.v1.common_pb2 import DisconnectPolicy, Priority, RequestOptions, TextInput, TokenIds, Truncation
 from xlmstream.v1.models_pb2 import Model
@@ -99,13 +99,6 @@ def check_ids(found: Violations, field: str, ids: TokenIds, model: Model) -> Non
         found.add(f"{field}[{position}]", f"{value} is not in the vocabulary: 0 to {model.vocabulary_size - 1}")
 
 
-def cost_tokens(given: TextInput, bytes_per_token: float, max_input_tokens: int) -> int:
-    """An estimate of the tokens of an input, for admission; the worker corrects it."""
-    if given.WhichOneof("source") == "token_ids":
-        return len(given.token_ids.ids)
-    return min(max_input_tokens, int(len(given.text.encode()) / max(bytes_per_token, 1.0)) + 2)
-
-
 def _check_text(found: Violations, field: str, text: str, limits: Limits) -> None:
     if not text or text.isspace():
         found.add(field, "must not be empty or only white space")
@@ -118,9 +111,7 @@ def _check_text(found: Violations, field: str, text: str, limits: Limits) -> Non
     )
 
 
-def _length_error(
-    field: str, ids: TokenIds, options: RequestOptions, model: Model
-) -> errors.ServiceError | None:
+def _length_error(field: str, ids: TokenIds, options: RequestOptions, model: Model) -> errors.ServiceError | None:
     if len(ids.ids) > model.max_input_tokens and options.truncation == Truncation.TRUNCATION_UNSPECIFIED:
         return errors.input_too_long(field, len(ids.ids), model.max_input_tokens)
     return None
@@ -130,7 +121,3 @@ def _first_at_least(values: Sequence[int], bound: int) -> tuple[int, int] | None
     if not values or max(values) < bound:  # max() over the repeated field is the fast path of every good request
         return None
     return next((position, value) for position, value in enumerate(values) if value >= bound)
-
-
-def any_error(found: Iterable[errors.ServiceError | None]) -> bool:
-    return any(each is not None for each in found)
