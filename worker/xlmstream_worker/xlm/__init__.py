@@ -5,6 +5,7 @@ from .classification import XLMForMultipleChoice as XLMForMultipleChoice
 from .classification import XLMForSequenceClassification as XLMForSequenceClassification
 from .classification import XLMForTokenClassification as XLMForTokenClassification
 from .config import XLMConfig as XLMConfig
+from .convert import convert_original as convert_original
 from .errors import CheckpointError as CheckpointError
 from .errors import ConfigError as ConfigError
 from .errors import XLMError as XLMError
