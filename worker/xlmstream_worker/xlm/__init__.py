@@ -18,3 +18,4 @@ from .packed import encode_packed as encode_packed
 from .packed import pack as pack
 from .question_answering import XLMForQuestionAnswering as XLMForQuestionAnswering
 from .question_answering import XLMForQuestionAnsweringSimple as XLMForQuestionAnsweringSimple
+from .tokenizer import XLMTokenizer as XLMTokenizer
