@@ -13,6 +13,9 @@ from typing import NamedTuple, Protocol, Self
 
 Template = str | Callable[[re.Match[str]], str]
 
+# The template that puts spaces around each match (its only group).
+PADDED = r" \1 "
+
 
 class Rule(NamedTuple):
     r"""Replace every match of `pattern` by `template`.
@@ -103,7 +106,10 @@ class PlainText:
         value = self.value
         for guard, pattern, template in rules:
             if guard in value:
-                value = pattern.sub(template, value)
+                if template is PADDED:  # the same, without a template to fill at every match
+                    value = " ".join(pattern.split(value))
+                else:
+                    value = pattern.sub(template, value)
         self.value = value
 
     def strip(self) -> None:

@@ -195,16 +195,17 @@ class XLMTokenizer(TokenizerCalls):
             _log.warning("language %r is none of the model's: %s", lang, ", ".join(self.lang2id))
 
     def _vocabulary_changed(self) -> None:
+        super()._vocabulary_changed()
         special = self.all_special_tokens
         self._splitter = SpecialSplitter(special, self._added_tokens_decoder.values())
         self._piece_encoder = PieceEncoder(self._cutter, self._bpe.pieces)
         self._id_encoder = PieceEncoder(self._cutter, self._word_ids)
         # What decoding sets off by spaces: ordinary added tokens, and special ones outside the base vocabulary.
-        beyond = {token for token in self.additional_special_tokens if self._token_id(token) >= self.vocab_size}
+        beyond = {token for token in self.additional_special_tokens if self._ids[token] >= self.vocab_size}
         self._standing_alone = self._added_tokens_encoder.keys() - set(special) | beyond
 
-    def _word_ids(self, word: str) -> list[int]:
-        return self.convert_tokens_to_ids(self._bpe.pieces(word))
+    def _word_ids(self, word: str) -> Iterable[int]:
+        return map(self._ids.__getitem__, self._bpe.pieces(word))
 
     # Ids to text
 
