@@ -106,10 +106,9 @@ class PlainText:
         value = self.value
         for guard, pattern, template in rules:
             if guard in value:
-                if template is PADDED:  # the same, without a template to fill at every match
-                    value = " ".join(pattern.split(value))
-                else:
-                    value = pattern.sub(template, value)
+                # Splitting and joining pads too, without a template to fill at every match.
+                padded = template is PADDED
+                value = " ".join(pattern.split(value)) if padded else pattern.sub(template, value)
         self.value = value
 
     def strip(self) -> None:
