@@ -165,6 +165,7 @@ class Stage:
             return
         with self.changed:
             self.open_streams += 1
+            self.changed.notify_all()
         try:
             for sent, message in enumerate(coalesced(run.events[next_event:], self._sizes)):
                 self._pause(run, sent, context)
