@@ -168,7 +168,15 @@ class Stream(ABC, Generic[Message, Item]):
             item = await self._read()
             if item is not None:
                 return item
+        await self._complete()
         raise StopAsyncIteration
+
+    async def _complete(self) -> None:
+        """Let the call end by itself after its last message: cancelled, it would look broken off to the service."""
+        if self._call is not None:
+            async with self._reading:
+                with suppress(grpc.aio.AioRpcError):
+                    await self._call.read()
 
     async def close(self) -> None:
         """Leave the stream: what is still running for it stops. Called by the end of the `async with` block."""

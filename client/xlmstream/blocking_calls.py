@@ -157,7 +157,14 @@ class Stream(ABC, Generic[Message, Item]):
             item = self._read()
             if item is not None:
                 return item
+        self._complete()
         raise StopIteration
+
+    def _complete(self) -> None:
+        """Let the call end by itself after its last message: cancelled, it would look broken off to the service."""
+        if self._call is not None:
+            with suppress(grpc.RpcError):
+                next(self._call, None)
 
     def close(self) -> None:
         """Leave the stream: what is still running for it stops. Called by the end of the `with` block."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, MutableSequence, Sequence
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from google.protobuf.message import Message
 
@@ -169,7 +169,7 @@ def _parameters(keywords: GenerateKeywords) -> GenerationParameters:
     return parameters
 
 
-def _assign(message: Message, name: str, value: object, *, path: str) -> None:
+def _assign(message: Message, name: str, value: Any, *, path: str) -> None:
     """Set one field; None leaves it unset. What the field's type cannot hold is told with the name users know."""
     if value is None:
         return

@@ -193,7 +193,8 @@ def test_an_exception_in_the_block_stops_the_work(server: FakeServer, client: Cl
             next(stream)
             raise KeyError
 
-    pytest.raises(KeyError, use)
+    with pytest.raises(KeyError):
+        use()
     assert server.requests[-1] == CancelRequestRequest(request_id=stream.request_id)
     wait_for(server, lambda: server.open_streams == 0)
 

@@ -171,10 +171,10 @@ class Stage:
                 self._pause(run, sent, context)
                 if fault is not None and sent == fault.after_messages:
                     break
+                run.finished = run.finished or message.HasField("finished")
                 yield message
             if fault is not None:
                 abort(context, fault.failure)
-            run.finished = True
         finally:
             with self.changed:
                 self.open_streams -= 1
