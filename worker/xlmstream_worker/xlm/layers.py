@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cache import KVCache
+from .kv_cache import KVCache
 
 
 @dataclass(frozen=True)

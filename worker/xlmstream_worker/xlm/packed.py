@@ -82,6 +82,9 @@ def pack(
     starts = [0] * len(order)
     for place, row in enumerate(order):
         starts[row] = offsets[place]
+    for name, values in (("langs", langs), ("token_type_ids", token_type_ids)):
+        if values is not None and len(values) != len(lengths):
+            raise ValueError(f"{name} has {len(values)} entries for {len(lengths)} sequences")
     per_token_langs = None
     if langs is not None:
         pairs = zip(langs, lengths, strict=True)
@@ -109,8 +112,6 @@ def _lookup(
         return None
     places: list[int] = []
     ids: list[int] = []
-    if len(values) != len(lengths):
-        raise ValueError(f"{name} has {len(values)} entries for {len(lengths)} sequences")
     for place, row in enumerate(order):
         value = values[row]
         if value is None:
