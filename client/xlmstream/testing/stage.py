@@ -165,15 +165,16 @@ class Stage:
             return
         with self.changed:
             self.open_streams += 1
+            self.changed.notify_all()
         try:
             for sent, message in enumerate(coalesced(run.events[next_event:], self._sizes)):
                 self._pause(run, sent, context)
                 if fault is not None and sent == fault.after_messages:
                     break
+                run.finished = run.finished or message.HasField("finished")
                 yield message
             if fault is not None:
                 abort(context, fault.failure)
-            run.finished = True
         finally:
             with self.changed:
                 self.open_streams -= 1
