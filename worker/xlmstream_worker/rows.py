@@ -2,8 +2,8 @@
 
     publisher --Row--> preparers (tokenise) --Row, Generation--> decode thread --Row, events--> Outbox --> publisher
 
-A `Row` is one execution this worker owns, from `take` to its terminal event. The publisher alone ends rows, and whatever
-another thread still has of an ended row is dropped where it is met, so no thread ever waits for another's cleanup.
+A `Row` is one execution this worker owns, from `take` to its terminal event. The publisher alone ends rows, and
+whatever another thread still has of an ended row is dropped where it is met, so no thread waits for another's cleanup.
 """
 
 from __future__ import annotations

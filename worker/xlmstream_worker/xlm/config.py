@@ -158,7 +158,7 @@ class XLMConfig(CommonFields):
         self.bos_token_id = bos_token_id
         self._own_fields = frozenset(self.__dict__)
         self.id2label: dict[int, str] = {}
-        self.label2id: dict[str, int] | None = None
+        self.label2id: dict[str, int] | None = {}
         self.pruned_heads: dict[int, list[int]] = {}
         self._set_labels(kwargs.pop("num_labels", None), kwargs.pop("id2label", None), kwargs.pop("label2id", None))
         self.update(kwargs)
@@ -179,7 +179,7 @@ class XLMConfig(CommonFields):
 
     @num_labels.setter
     def num_labels(self, count: int) -> None:
-        if self.label2id is None or len(self.id2label) != count:
+        if len(self.id2label) != count:
             self.id2label = {index: f"LABEL_{index}" for index in range(count)}
             self.label2id = {label: index for index, label in self.id2label.items()}
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .cache import KVCache
 from .config import XLMConfig
+from .kv_cache import KVCache
 from .layers import Visibility
 
 

@@ -4,14 +4,14 @@ Attribute names are the parameter names of the published checkpoints. Source: La
 (arXiv:1901.07291) section 3; Vaswani et al. 2017 (arXiv:1706.03762) section 3; facebookresearch/XLM transformer.py.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cache import KVCache
+from .kv_cache import KVCache
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,8 @@ class SinusoidalEmbedding(nn.Embedding):
             self.weight.copy_(torch.where(channel % 2 == 0, angle.sin(), angle.cos()))
 
 
-def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
-    """Raise ValueError, naming the argument, unless `tensor` has exactly this shape."""
-    if tuple(tensor.shape) != tuple(expected):
-        raise ValueError(f"{name} must have shape {tuple(expected)}, not {tuple(tensor.shape)}")
+def resized(parameter: Tensor, rows: int, std: float) -> nn.Parameter:
+    """The first `rows` rows of a parameter; rows it does not have are drawn from N(0, std^2)."""
+    new = torch.empty(rows, *parameter.shape[1:], dtype=parameter.dtype, device=parameter.device).normal_(0.0, std)
+    new[: len(parameter)] = parameter.detach()[:rows]
+    return nn.Parameter(new)

@@ -1,0 +1,77 @@
+"""The state of a training run on disk: enough to continue bit for bit. Safetensors and JSON, no pickle.
+
+    RUN/state/model.safetensors       parameters
+    RUN/state/optimizers.safetensors  moments, named `<optimizer>.<parameter index>.<what>`
+    RUN/state/state.json              step, best validation loss, and what the run has used so far
+
+A checkpoint is written beside the old one and then takes its place: a crash leaves one or the other.
+"""
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+STATE = "state"
+
+
+@dataclass
+class Progress:
+    """Where a run stands. `step` counts finished optimizer steps; `best_loss` is the lowest validation loss so far, in
+    nats; `seconds` is wall-clock time spent in steps, over all sittings."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_loss: float = float("inf")
+    best_step: int = 0
+
+
+def save_state(run: Path, model: nn.Module, optimizers: dict[str, Optimizer], progress: Progress) -> None:
+    """Write RUN/state, replacing the one before."""
+    fresh, current, old = run / f"{STATE}.new", run / STATE, run / f"{STATE}.old"
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    save_file({name: value.contiguous() for name, value in model.named_parameters()}, fresh / "model.safetensors")
+    save_file(_moments(optimizers), fresh / "optimizers.safetensors")
+    (fresh / "state.json").write_text(json.dumps(dataclasses.asdict(progress), indent=2) + "\n", encoding="utf-8")
+    if current.exists():
+        current.rename(old)
+    fresh.rename(current)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_state(run: Path, model: nn.Module, optimizers: dict[str, Optimizer]) -> Progress:
+    """Put the saved state into `model` and `optimizers`; a run without one starts at step 0."""
+    folder = run / STATE
+    if not folder.exists():
+        # The crash fell between the two renames of save_state.
+        folder = run / f"{STATE}.old"
+    if not folder.exists():
+        return Progress()
+    model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    moments = load_file(folder / "optimizers.safetensors")
+    for name, optimizer in optimizers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in moments.items():
+            owner, index, what = key.split(".")
+            if owner == name:
+                state.setdefault(int(index), {})[what] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return Progress(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
+
+
+def _moments(optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
+    return {
+        f"{name}.{index}.{what}": torch.as_tensor(value).contiguous()
+        for name, optimizer in optimizers.items()
+        for index, entries in optimizer.state_dict()["state"].items()
+        for what, value in entries.items()
+    }

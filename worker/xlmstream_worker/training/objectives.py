@@ -1,0 +1,48 @@
+"""Losses of the pre-training objectives: a model and a batch in, one differentiable number out.
+
+Source: Lample & Conneau 2019 (arXiv:1901.07291) section 3 for CLM, MLM, TLM; the translation ranking of
+Yang et al. 2019 (arXiv:1902.08564), without margin.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xlmstream_worker.xlm import XLMModel, XLMWithLMHeadModel
+
+from .batches import IGNORED, Batch, PairBatch
+from .lm_loss import lm_loss
+
+RANKING_SCALE = 20.0
+
+
+def language_model_loss(model: XLMWithLMHeadModel, batch: Batch) -> Tensor:
+    """Mean cross-entropy, in nats per target, of the batch's targets: CLM, MLM and TLM alike."""
+    states = hidden_states(model.transformer, batch)
+    asked = batch.targets != IGNORED
+    head = model.pred_layer.proj
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
+    return lm_loss(states[asked], head.weight, head.bias, batch.targets[asked], dtype)
+
+
+def ranking_loss(model: XLMWithLMHeadModel, batch: PairBatch) -> Tensor:
+    """Each sentence must pick its translation among those of the batch, in both directions."""
+    left, right = sentence_vectors(model.transformer, batch.left), sentence_vectors(model.transformer, batch.right)
+    scores = RANKING_SCALE * left @ right.t()
+    own = torch.arange(len(scores), device=scores.device)
+    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.t(), own)) / 2
+
+
+def sentence_vectors(body: XLMModel, batch: Batch) -> Tensor:
+    """(B, E) unit vectors: the mean of the last layer over all real tokens, `</s>` included."""
+    states = hidden_states(body, batch).float()
+    if batch.mask is not None:
+        states = states * batch.mask.unsqueeze(-1)
+    return F.normalize(states.sum(1), dim=-1)
+
+
+def hidden_states(body: XLMModel, batch: Batch) -> Tensor:
+    """(B, T, E) states of the last layer."""
+    output = body(batch.ids, attention_mask=batch.mask, langs=batch.langs, position_ids=batch.positions, return_dict=True)
+    states: Tensor = output.last_hidden_state
+    return states

@@ -1,0 +1,167 @@
+"""Recipes: everything that decides what a training run computes, read from a TOML file.
+
+Two runs of one recipe on the same files give the same weights on the same machine. Where files lie, how many threads
+run and how progress is shown is not part of a recipe.
+"""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+PRESETS = resources.files(__package__) / "presets"
+OBJECTIVES = ("clm", "mlm", "tlm", "ranking")
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be trained; the message names the field."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Shape of the body; see XLMConfig. Attention weights are not dropped out, which keeps the fused kernel in use."""
+
+    emb_dim: int
+    n_layers: int
+    n_heads: int
+    max_positions: int = 256
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One term of the loss: its weight, and the tokens (ranking: the pairs) it takes of each step."""
+
+    weight: float = 1.0
+    batch_tokens: int = 4096
+    batch_pairs: int = 96
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate over `steps`: linear warm-up, then the peak, then half a cosine to zero.
+
+    `hold` is the share of the steps after warm-up that stay at the peak; 0 is the ordinary cosine. A run that holds
+    can be prolonged or cut short before its decay begins, without having wasted a step.
+    """
+
+    steps: int
+    peak_lr: float = 2e-3
+    warmup_steps: int = 200
+    hold: float = 0.0
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run. `init` names the run directory or model whose weights it starts from; empty: fresh weights."""
+
+    name: str
+    languages: tuple[str, ...]
+    architecture: Architecture
+    objectives: dict[str, Objective]
+    schedule: Schedule
+    vocabulary_size: int = 8192
+    seed: int = 1
+    validate_every: int = 250
+    init: str = ""
+
+    def __post_init__(self) -> None:
+        for condition, problem in (
+            (bool(self.objectives), "objectives: at least one is needed"),
+            (set(self.objectives) <= set(OBJECTIVES), f"objectives: only {', '.join(OBJECTIVES)} are known"),
+            ("clm" not in self.objectives or len(self.objectives) == 1, "objectives: clm trains alone (a causal body)"),
+            (len(set(self.languages)) == len(self.languages) > 0, "languages: a list without repetition is needed"),
+            (self.architecture.emb_dim % self.architecture.n_heads == 0, "architecture: n_heads must divide emb_dim"),
+            (self.schedule.steps > self.schedule.warmup_steps >= 0, "schedule: steps must exceed warmup_steps"),
+            (0 <= self.schedule.hold <= 1, "schedule: hold must lie in [0, 1]"),
+        ):
+            if not condition:
+                raise RecipeError(f"{self.name}: {problem}")
+
+    @property
+    def causal(self) -> bool:
+        """Whether the body sees only the past."""
+        return "clm" in self.objectives
+
+    @property
+    def lang2id(self) -> dict[str, int]:
+        """Language ids: alphabetical, as in the published multilingual checkpoints."""
+        return {lang: index for index, lang in enumerate(sorted(self.languages))}
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A preset by its name, or a TOML file by its path.
+
+    Raises RecipeError for unknown names, unknown or missing fields, wrong types and impossible values.
+    """
+    path = Path(name_or_path)
+    preset = PRESETS / f"{name_or_path}.toml"
+    source = path if path.suffix == ".toml" else preset
+    if not source.is_file():
+        names = ", ".join(preset_names())
+        raise RecipeError(f"no recipe {name_or_path!r}: give a .toml file or one of {names}")
+    try:
+        values = tomllib.loads(source.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{source}: {error}") from error
+    return recipe_from(values)
+
+
+def preset_names() -> list[str]:
+    """The recipes shipped with the package."""
+    return sorted(entry.name.removesuffix(".toml") for entry in PRESETS.iterdir() if entry.name.endswith(".toml"))
+
+
+Section = TypeVar("Section", Architecture, Objective, Schedule, Recipe)
+
+
+def recipe_from(values: dict[str, object]) -> Recipe:
+    """The recipe of a parsed TOML document."""
+    values = dict(values)
+    objectives = values.get("objectives", {})
+    values["architecture"] = _section(Architecture, "architecture", values.get("architecture", {}))
+    values["schedule"] = _section(Schedule, "schedule", values.get("schedule", {}))
+    values["objectives"] = {
+        name: _section(Objective, f"objectives.{name}", table) for name, table in _table("objectives", objectives).items()
+    }
+    return _section(Recipe, "recipe", values)
+
+
+def to_document(recipe: Recipe) -> dict[str, object]:
+    """The inverse of `recipe_from`: plain values for a JSON file."""
+    return dataclasses.asdict(recipe)
+
+
+def _section(kind: type[Section], where: str, values: object) -> Section:
+    table = _table(where, values)
+    known = {entry.name: entry for entry in dataclasses.fields(kind)}
+    if unknown := sorted(set(table) - set(known)):
+        raise RecipeError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(known)}")
+    checked = {name: _value(f"{where}.{name}", known[name].type, value) for name, value in table.items()}
+    try:
+        return kind(**checked)
+    except TypeError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _table(where: str, value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise RecipeError(f"{where}: a table is needed, not {value!r}")
+    return value
+
+
+def _value(where: str, kind: object, value: object) -> object:
+    """The value, checked against the field's type; whole numbers pass as floats, lists as tuples."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind == tuple[str, ...]:
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise RecipeError(f"{where}: a list of strings is needed, not {value!r}")
+    if kind in (int, float, str) and (not isinstance(value, kind) or isinstance(value, bool)):  # type: ignore[arg-type]
+        raise RecipeError(f"{where}: {getattr(kind, '__name__', kind)} is needed, not {value!r}")
+    return value

@@ -1,0 +1,191 @@
+"""The training loop: one optimizer step after another, with validation, checkpoints and a log.
+
+Knows objectives as (batches, loss) and nothing of text. Dropout is drawn from (seed, step), so that stopping and
+resuming between any two steps changes nothing.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from xlmstream_worker.xlm import XLMWithLMHeadModel
+
+from .batches import Batch, PairBatch
+from .checkpoint import Progress, load_state, save_state
+from .optimizer import build_optimizers, clip_gradients, learning_rate, set_learning_rate
+from .recipe import Recipe
+
+AnyBatch = Batch | PairBatch
+
+
+class NumberedBatches(Protocol):
+    """Training batches by number, without end."""
+
+    def __getitem__(self, number: int) -> AnyBatch: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """One term of the loss: its weight, where its batches come from, what is computed on them."""
+
+    weight: float
+    batches: NumberedBatches
+    loss: Callable[[XLMWithLMHeadModel, AnyBatch], Tensor]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did: losses in nats by objective, before their weights."""
+
+    step: int
+    steps: int
+    lr: float
+    losses: Mapping[str, float]
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """How this process trains, as against what: none of it changes the result but `bfloat16`.
+
+    `until` is the step to stop at (default: the last); `max_seconds` stops earlier, after a checkpoint.
+    """
+
+    device: torch.device = torch.device("cpu")
+    bfloat16: bool = False
+    until: int | None = None
+    max_seconds: float = float("inf")
+    save_every_s: float = 120.0
+    report: Callable[[StepReport], None] = lambda report: None
+
+
+def train(
+    recipe: Recipe,
+    model: XLMWithLMHeadModel,
+    tasks: Mapping[str, Task],
+    validate: Callable[[XLMWithLMHeadModel], Mapping[str, float]],
+    run: Path,
+    sitting: Sitting,
+) -> Progress:
+    """Train `model` from the state in `run`, or from step 0, and leave it at the last step reached.
+
+    `validate` returns losses in nats by name; their mean decides which weights are kept in RUN/best.
+    RUN/log.jsonl gets one line every ten steps and one per validation.
+    """
+    optimizers = build_optimizers(model, recipe.schedule)
+    progress = load_state(run, model, optimizers)
+    last = min(recipe.schedule.steps, sitting.until or recipe.schedule.steps)
+    sat_down = saved = time.monotonic()
+    autocast = torch.autocast(sitting.device.type, torch.bfloat16, enabled=sitting.bfloat16)
+    log = _Log(run, progress.step)
+    while progress.step < last and time.monotonic() - sat_down < sitting.max_seconds:
+        began = time.monotonic()
+        torch.manual_seed(recipe.seed * 1_000_003 + progress.step)
+        lr = learning_rate(recipe.schedule, progress.step)
+        set_learning_rate(optimizers, lr)
+        model.train()
+        losses: dict[str, float] = {}
+        for name, task in tasks.items():
+            batch = task.batches[progress.step].to(sitting.device)
+            with autocast:
+                loss = task.loss(model, batch)
+            (task.weight * loss).backward()
+            losses[name] = loss.item()
+            progress.tokens += batch.tokens
+        clip_gradients(model, recipe.schedule.clip_norm)
+        for optimizer in optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad()
+        progress.step += 1
+        progress.seconds += time.monotonic() - began
+        report = StepReport(progress.step, recipe.schedule.steps, lr, losses, progress.tokens, progress.seconds)
+        sitting.report(report)
+        log.step(report)
+        if progress.step % recipe.validate_every == 0 or progress.step == recipe.schedule.steps:
+            _validate(model, validate, autocast, run, progress, log)
+        if time.monotonic() - saved > sitting.save_every_s:
+            save_state(run, model, optimizers, progress)
+            saved = time.monotonic()
+    save_state(run, model, optimizers, progress)
+    return progress
+
+
+def _validate(
+    model: XLMWithLMHeadModel,
+    validate: Callable[[XLMWithLMHeadModel], Mapping[str, float]],
+    autocast: torch.autocast,
+    run: Path,
+    progress: Progress,
+    log: "_Log",
+) -> None:
+    model.eval()
+    with torch.no_grad(), autocast:
+        losses = validate(model)
+    log.validation(progress, losses)
+    mean = sum(losses.values()) / len(losses)
+    if mean < progress.best_loss:
+        progress.best_loss, progress.best_step = mean, progress.step
+        model.save_pretrained(run / "best")
+
+
+class _Log:
+    """RUN/log.jsonl. Lines after the resumed step belong to work that a crash lost, and are dropped."""
+
+    EVERY = 10
+
+    def __init__(self, run: Path, step: int) -> None:
+        self._path = run / "log.jsonl"
+        self._window: list[Mapping[str, float]] = []
+        run.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_log(run) if _step_of(line) <= step]
+        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def step(self, report: StepReport) -> None:
+        """Every ten steps: the mean losses since the line before."""
+        self._window.append(report.losses)
+        if report.step % self.EVERY == 0:
+            means = {name: sum(entry[name] for entry in self._window) / len(self._window) for name in report.losses}
+            line = {"step": report.step, "lr": report.lr, "tokens": report.tokens, "seconds": round(report.seconds, 2)}
+            self._append(line | {"train": means})
+            self._window.clear()
+
+    def validation(self, progress: Progress, losses: Mapping[str, float]) -> None:
+        """The losses on held-out text after this step."""
+        self._append({"step": progress.step, "tokens": progress.tokens, "valid": dict(losses)})
+
+    def _append(self, line: Mapping[str, object]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def read_log(run: Path) -> list[dict[str, object]]:
+    """The lines of RUN/log.jsonl, oldest first; none if there is no log."""
+    path = run / "log.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _step_of(line: Mapping[str, object]) -> int:
+    step = line["step"]
+    assert isinstance(step, int)
+    return step
+
+
+def mean_loss(
+    model: XLMWithLMHeadModel, batches: Iterable[AnyBatch], loss: Callable[[XLMWithLMHeadModel, AnyBatch], Tensor]
+) -> float:
+    """Mean over all targets of all batches, in nats."""
+    total, count = 0.0, 0
+    for batch in batches:
+        targets = int((batch.targets >= 0).sum()) if isinstance(batch, Batch) else len(batch.left.ids)
+        total += loss(model, batch.to(model.device)).item() * targets
+        count += targets
+    return total / count

@@ -1,0 +1,150 @@
+"""The Moses word tokenizer as XLM uses it: no XML escapes, no aggressive hyphen splitting.
+
+Equal, word for word, to sacremoses 0.2.0 (`MosesTokenizer(lang).tokenize(text, escape=False)`), whose character
+classes and lists of abbreviations it reads. Where sacremoses hides runs of full stops behind a marker word,
+they simply stay here.
+
+Source: moses-smt/mosesdecoder scripts/tokenizer/tokenizer.perl.
+"""
+
+import re
+from typing import TypeVar
+
+from xlmstream_worker.xlm.rewriting import Rule, Text, rule
+
+AnyText = TypeVar("AnyText", bound=Text)
+
+# The full stop, the comma, the apostrophe, the backtick and the hyphen have rules of their own.
+_NOT_PADDED = r"\s\.'`\,\-"
+
+
+def _ranges(characters: set[str]) -> str:
+    """The inside of a regular expression's character class."""
+    points = sorted(map(ord, characters))
+    parts: list[str] = []
+    first = previous = points[0]
+    for point in [*points[1:], -1]:
+        if point != previous + 1:
+            parts.append(re.escape(chr(first)) + ("-" + re.escape(chr(previous)) if previous > first else ""))
+            first = point
+        previous = point
+    return "".join(parts)
+
+
+class _CharacterClasses:
+    """Moses' character classes for one language: Perl's properties plus the letters it adds."""
+
+    def __init__(self, lang: str) -> None:
+        from sacremoses.corpus import Perluniprops
+        from sacremoses.indic import NUKTAS, VIRAMAS
+
+        perl = Perluniprops()
+        indic = {*VIRAMAS, *NUKTAS}
+        scripts = {
+            "ko": ["Hangul"],
+            "zh": ["Han"],
+            "ja": ["Hiragana", "Katakana", "Han"],
+            "cjk": ["Hangul", "Han", "Hiragana", "Katakana"],
+        }
+        own = {character for script in scripts.get(lang, ()) for character in perl.chars(script)}
+        self.numeric = set(perl.chars("IsN"))
+        self.lower = frozenset(perl.chars("IsLower"))
+        self.alphabetic = set(perl.chars("IsAlpha")) | indic
+        self.own_alphabetic = frozenset(self.alphabetic | own)
+        self.alphanumeric = set(perl.chars("IsAlnum")) | indic | own
+
+
+def _restored_multidots(match: re.Match[str]) -> str:
+    """sacremoses writes its own marker for runs of full stops back, also when the text itself contained it."""
+    word = match[0]
+    return "." * ((len(word) - len("MULTI")) // len("DOT")) if word.endswith("MULTI") else word
+
+
+_TRAILING_FULL_STOP = (rule(".'", r"(\.)(') ?$", r" \1 \2 "),)
+_MULTIDOT_MARKER = (rule("DOTMULTI", r"(?:DOT)+(?:MULTI)?", _restored_multidots),)
+
+
+class MosesTokenizer:
+    """Cuts normalised text into words for one language; immutable, so threads may share it.
+
+    Args:
+        lang: ISO code. Codes without a list of abbreviations get the English one, as in Moses.
+    """
+
+    def __init__(self, lang: str) -> None:
+        from sacremoses.corpus import NonbreakingPrefixes
+
+        classes = _CharacterClasses(lang)
+        self._lower = classes.lower
+        self._alphabetic = classes.own_alphabetic
+        prefixes = list(NonbreakingPrefixes().words(lang))
+        self._before_number = {
+            prefix.rpartition(" ")[0] for prefix in prefixes if re.search(r"\s#NUMERIC_ONLY#", prefix)
+        }
+        self._abbreviations = set(prefixes) - self._before_number
+        self._rules = (
+            rule("", f"([^{_ranges(classes.alphanumeric)}{_NOT_PADDED}])", r" \1 "),
+            rule("..", r"(\.{2,})", r" \1 "),
+            *_comma_rules(_ranges(classes.numeric)),
+            *_apostrophe_rules(lang, _ranges(classes.alphabetic), _ranges(classes.numeric)),
+        )
+
+    def words(self, text: AnyText) -> list[AnyText]:
+        """The words of a text that went through `normalize`. The text is used up."""
+        text.strip()
+        text.rewrite(self._rules)
+        if "." in text.value:
+            text.detach_full_stops(self._sentence_ends)
+            text.rewrite(_TRAILING_FULL_STOP)
+        text.rewrite(_MULTIDOT_MARKER)
+        return text.split()
+
+    def _sentence_ends(self, words: list[str]) -> list[int]:
+        """Indices of the words whose final full stop is no part of an abbreviation."""
+        return [
+            index
+            for index, word in enumerate(words)
+            if word[-1] == "." and not self._keeps_full_stop(word, words[index + 1 : index + 2])
+        ]
+
+    def _keeps_full_stop(self, word: str, following: list[str]) -> bool:
+        stem = word[:-1]
+        if not stem.strip("."):  # nothing but full stops
+            return True
+        if "." in stem and not self._alphabetic.isdisjoint(stem):
+            return True
+        if stem in self._abbreviations:
+            return True
+        if not following:
+            return False
+        first = following[0][0]
+        return first in self._lower or (stem in self._before_number and first in "0123456789")
+
+
+def _comma_rules(numeric: str) -> tuple[Rule, ...]:
+    """Commas are words of their own, except between two digits (5,300)."""
+    return (
+        rule(",", f"([^{numeric}]),", r"\1 , "),
+        rule(",", f",([^{numeric}])", r" , \1"),
+        rule(",", f"([{numeric}]),$", r"\1 , "),
+    )
+
+
+def _apostrophe_rules(lang: str, alpha: str, numeric: str) -> tuple[Rule, ...]:
+    """Where an apostrophe stays: with the right part in English, with the left in French and Italian."""
+    if lang == "en":
+        return (
+            rule("'", f"([^{alpha}])'([^{alpha}])", r"\1 ' \2"),
+            rule("'", f"([^{alpha}{numeric}])'([{alpha}])", r"\1 ' \2"),
+            rule("'", f"([{alpha}])'([^{alpha}])", r"\1 ' \2"),
+            rule("'", f"([{alpha}])(')([{alpha}])", r"\1 \2\3"),
+            rule("'", f"([{numeric}])(')(s)", r"\1 \2\3"),
+        )
+    if lang in ("fr", "it"):
+        return (
+            rule("'", f"([^{alpha}])'([^{alpha}])", r"\1 ' \2"),
+            rule("'", f"([^{alpha}])'([{alpha}])", r"\1 ' \2"),
+            rule("'", f"([{alpha}])'([^{alpha}])", r"\1 ' \2"),
+            rule("'", f"([{alpha}])(')([{alpha}])", r"\1\2 \3"),
+        )
+    return (rule("'", "(')", r" \1 "),)
