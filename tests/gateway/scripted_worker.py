@@ -142,7 +142,9 @@ class ScriptedWorker:
             assert self._changed.wait_for(condition, timeout_s), f"waited {timeout_s} s in vain: {self.rows}"
 
     def _register(self) -> None:
-        served = [ServedModel(model=m, bytes_per_token=4.0, slots=self._slots, busy_slots=len(self.rows)) for m in self.models]
+        served = [
+            ServedModel(model=m, bytes_per_token=4.0, slots=self._slots, busy_slots=len(self.rows)) for m in self.models
+        ]
         self._broker.register(WorkerCard(version="test", models=served))
 
     def _run(self) -> None:
@@ -173,7 +175,9 @@ class ScriptedWorker:
                 outputs += self._begin(taken)
         with self._changed:
             outputs += [Output(name, events) for name, row in self.rows.items() if (events := self._advance(row))]
-            ended = [each.execution_id for each in outputs if each.events[-1].WhichOneof("kind") in ("finished", "failed")]
+            ended = [
+                each.execution_id for each in outputs if each.events[-1].WhichOneof("kind") in ("finished", "failed")
+            ]
         published = self._broker.publish(outputs)
         for name, reason in published.stop.items():
             self._broker.publish([Output(name, (_stopped(reason),))] if reason is not Stop.LOST else [])
@@ -212,7 +216,8 @@ class ScriptedWorker:
         if not row.began:
             row.began = True
             started = Started(
-                execution_id=row.name, parameters=row.parameters, prompt_tokens=len(row.prompt.split()), model="toy@1")
+                execution_id=row.name, parameters=row.parameters, prompt_tokens=len(row.prompt.split()), model="toy@1"
+            )
             events.append(Event(started=started))
         if row.held and row.prompt in self._released:
             row.hold_at = None
@@ -226,7 +231,9 @@ class ScriptedWorker:
         if row.done == len(row.ids) and not row.held:
             events.append(Event(candidate_finished=CandidateFinished(finish_reason=FINISH_REASON_LENGTH)))
             usage = Usage(prompt_tokens=len(row.prompt.split()), completion_tokens=len(row.ids))
-            timing = Timing(queue_us=1, tokenize_us=2, compute_us=3, total_us=6, worker_id=self._worker_id, batch_size=1)
+            timing = Timing(
+                queue_us=1, tokenize_us=2, compute_us=3, total_us=6, worker_id=self._worker_id, batch_size=1
+            )
             events.append(Event(finished=StreamFinished(usage=usage, timing=timing)))
         return tuple(events)
 

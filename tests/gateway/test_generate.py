@@ -60,11 +60,16 @@ async def test_generate_answers_each_input_in_order_and_a_bad_one_harms_no_other
         assert result.timing.worker_id == "w1"
     assert fields(response.outputs[1].error) == ["inputs[1].text"]
     assert reason(response.outputs[2].error) == "INTERNAL"
-    assert (reason(response.outputs[3].error), fields(response.outputs[3].error)) == ("INPUT_TOO_LONG", ["inputs[3].text"])
+    assert (reason(response.outputs[3].error), fields(response.outputs[3].error)) == (
+        "INPUT_TOO_LONG",
+        ["inputs[3].text"],
+    )
     assert fields(response.outputs[5].error) == ["inputs[5].token_ids.ids[1]"]
 
 
-async def test_generate_with_nothing_but_bad_inputs_still_answers_each(service: Service, worker: ScriptedWorker) -> None:
+async def test_generate_with_nothing_but_bad_inputs_still_answers_each(
+    service: Service, worker: ScriptedWorker
+) -> None:
     response = await service.inference.Generate(generate_request("", "  "))
     assert [fields(output.error) for output in response.outputs] == [["inputs[0].text"], ["inputs[1].text"]]
     assert not worker.started
@@ -83,7 +88,12 @@ async def test_generate_names_its_execution(service: Service) -> None:
 
 
 async def test_tokenize_and_detokenize(service: Service) -> None:
-    inputs = [TextInput(text="ein Haus"), TextInput(text=""), TextInput(text="x"), TextInput(token_ids=TokenIds(ids=[1]))]
+    inputs = [
+        TextInput(text="ein Haus"),
+        TextInput(text=""),
+        TextInput(text="x"),
+        TextInput(token_ids=TokenIds(ids=[1])),
+    ]
     tokenized = await service.inference.Tokenize(pb.TokenizeRequest(inputs=inputs))
     assert [output.WhichOneof("outcome") for output in tokenized.outputs] == ["result", "error", "result", "error"]
     first, second = tokenized.outputs[0].result.tokens
