@@ -5,7 +5,9 @@ steps all its rows together, as the real one does. A prompt may say how it is to
 
     "hold:3 text"    three tokens, then nothing until `release`
     "burst:500 text" that many events in one step
+    "big:1000 text"  that many characters of text with each token
     "fail text"      ends with an INTERNAL error after two tokens
+    "long text"      is refused as too long
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from google.rpc.status_pb2 import Status
 from xlmstream.v1 import inference_pb2 as pb
 from xlmstream.v1.common_pb2 import FINISH_REASON_LENGTH, Task, Timing, Usage
 from xlmstream.v1.generation_pb2 import CandidateFinished, GenerationParameters, Started, StreamFinished, TokenDelta
@@ -70,6 +71,7 @@ class Row:
     done: int = 0
     hold_at: int | None = None
     a_step: int = 1
+    padding: int = 0
     fails: bool = False
     began: bool = False
     parameters: GenerationParameters = field(default_factory=GenerationParameters)
@@ -224,7 +226,8 @@ class ScriptedWorker:
         for _ in range(row.a_step):
             if row.done < len(row.ids) and not row.held:
                 identity = row.ids[row.done]
-                events.append(Event(delta=TokenDelta(token_ids=[identity], text=text_of([identity]))))
+                text = text_of([identity]) + "x" * row.padding
+                events.append(Event(delta=TokenDelta(token_ids=[identity], text=text)))
                 row.done += 1
         if row.fails and row.done >= 2:
             return (*events, Event(failed=errors.internal().status))
@@ -236,6 +239,13 @@ class ScriptedWorker:
             )
             events.append(Event(finished=StreamFinished(usage=usage, timing=timing)))
         return tuple(events)
+
+    def _timing(self) -> Timing:
+        return Timing(queue_us=1, tokenize_us=2, compute_us=3, total_us=6, worker_id=self._worker_id, batch_size=1)
+
+
+def ends(event: Event) -> bool:
+    return event.WhichOneof("kind") in ("finished", "failed", "tokenized", "detokenized")
 
 
 def row_of(name: str, request: pb.GenerateStreamRequest) -> Row:
@@ -250,6 +260,8 @@ def row_of(name: str, request: pb.GenerateStreamRequest) -> Row:
         row.hold_at = int(head.removeprefix("hold:"))
     if head.startswith("burst:"):
         row.a_step = int(head.removeprefix("burst:"))
+    if head.startswith("big:"):
+        row.padding = int(head.removeprefix("big:"))
     row.fails = head == "fail"
     return row
 

@@ -64,7 +64,7 @@ def test_a_wrong_file_is_refused_with_the_key_and_the_reason(tmp_path: Path, tex
 
 
 def test_an_unknown_variable_of_ours_is_refused() -> None:
-    with pytest.raises(ConfigError, match="XLMSTREAM_SERVER_LISTN.*did you mean 'listen'"):
+    with pytest.raises(ConfigError, match=r"XLMSTREAM_SERVER_LISTN.*did you mean 'listen'"):
         load_config([], {"XLMSTREAM_SERVER_LISTN": "127.0.0.1:1"})
 
 

@@ -13,6 +13,7 @@ from gateway.scripted_worker import ScriptedWorker, expected_ids, text_of
 from google.rpc.code_pb2 import Code
 from xlmstream.v1 import inference_pb2 as pb
 from xlmstream.v1.common_pb2 import FINISH_REASON_LENGTH, TextInput, TokenIds
+from xlmstream_server import errors
 
 
 async def test_a_stream_brings_every_token_once_and_says_what_it_cost(service: Service) -> None:
@@ -126,8 +127,6 @@ async def test_the_status_of_a_failure_names_its_execution(service: Service) -> 
     call = service.inference.GenerateStream(stream_request("long a"))
     status = await status_of(call)
     assert (status.code, reason(status)) == (Code.INVALID_ARGUMENT, "INPUT_TOO_LONG")
-    from xlmstream_server import errors
-
     info = errors.error_info(status)
     assert info is not None
     assert info.metadata["execution_id"] == dict(await call.initial_metadata())["x-execution-id"]

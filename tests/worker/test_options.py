@@ -49,6 +49,15 @@ def test_flag_wins_over_environment_over_file_over_default(model: Path, tmp_path
     assert config.broker.stall_limit_s == 30.0
 
 
+def test_switches(model: Path) -> None:
+    on = {"XLMSTREAM_WORKER_ALLOW_VOLATILE": "true"}
+    assert not load([*BROKER, str(model)]).broker.allow_volatile
+    assert load([*BROKER, str(model)], on).broker.allow_volatile
+    assert not load([*BROKER, "--no-allow-volatile", str(model)], on).broker.allow_volatile
+    with pytest.raises(ConfigError, match="allow_volatile must be true or false"):
+        load([*BROKER, str(model)], {"XLMSTREAM_WORKER_ALLOW_VOLATILE": "1"})
+
+
 def test_models_of_the_file(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "worker.toml"
     file.write_text(f'[[models]]\npath = "{model}"\nname = "clm"\ncausal = true\ninput_format = "original"\n')
@@ -59,7 +68,7 @@ def test_models_of_the_file(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[broker]\nlease = 3", "unknown key 'lease'; known: broker, lease_s"),
+        ("[broker]\nlease = 3", "unknown key 'lease'; known: broker, allow_volatile, lease_s"),
         ("[brokers]\n", "unknown table 'brokers'"),
         ("[device]\nslots = '8'", "slots must be int"),
         ("[device]\ndtype = 'float64'", "dtype must be one of float32, bfloat16, float16"),

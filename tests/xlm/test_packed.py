@@ -9,13 +9,14 @@ from xlmstream_worker.xlm import XLMConfig, XLMModel, encode_packed, pack, packe
 SIZES = {"vocab_size": 61, "emb_dim": 16, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 24}
 
 
-@pytest.fixture(scope="module", params=["bidirectional", "causal", "no language embeddings", "relu, pruned"])
+@pytest.fixture(scope="module", params=["bidirectional", "causal", "no language embeddings", "relu, pruned", "chunked"])
 def model(request):
     fields = {
         "bidirectional": {"n_langs": 3},
         "causal": {"n_langs": 3, "causal": True},
         "no language embeddings": {"n_langs": 3, "use_lang_emb": False},
         "relu, pruned": {"gelu_activation": False, "pruned_heads": {1: [0, 2]}},
+        "chunked": {"chunk_size_feed_forward": 1},
     }[request.param]
     torch.manual_seed(0)
     return XLMModel(XLMConfig(**SIZES, embed_init_std=0.5, init_std=0.3, **fields)).eval().requires_grad_(False)
@@ -98,6 +99,8 @@ def test_more_than_the_model_has_is_refused(model):
         encode_packed(model, pack([[5] * 25]))
     with pytest.raises(ValueError, match="layer"):
         encode_packed(model, pack([[5]]), layer=4)
+    with pytest.raises(ValueError, match="eval"):
+        encode_packed(XLMModel(model.config).train(), pack([[5]]))
 
 
 @pytest.mark.gpu

@@ -123,7 +123,11 @@ def _connect(
     while not stopping.is_set():
         try:
             return WorkerBroker.connect(
-                config.broker, worker_id=worker_id, models=[model.full_name], lease_s=config.lease_s
+                config.broker,
+                worker_id=worker_id,
+                models=[model.full_name],
+                lease_s=config.lease_s,
+                allow_volatile=config.allow_volatile,
             )
         except BrokerDown as down:
             log.warning("broker away", extra=observe.fields(error=str(down)))

@@ -120,6 +120,7 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
         default_language=default_language,
     )
     network = XLMWithLMHeadModel.from_pretrained(model.path, config=config, dtype=device.dtype, device=device.device)
+    tokenizer.tokenize("Warm up.", lang=default_language or "en")  # its rules are compiled at first use
     pieces = PieceTexts(tokenizer.get_vocab(), frozenset(tokenizer.all_special_ids))
     return LoadedModel(card, config, tokenizer, network, pieces, languages, TextRate())
 

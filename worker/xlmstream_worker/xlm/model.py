@@ -108,6 +108,7 @@ class XLMModel(PreTrainedXLM):
 
         inputs = prepare(
             config,
+            self.dtype,
             input_ids,
             attention_mask,
             langs,
