@@ -52,6 +52,8 @@ class Gateway:
 
 
 class UnaryMethod(Protocol[Request, Response]):
+    """A unary rpc of a stub."""
+
     def __call__(self, request: Request, *, timeout: float | None = ...) -> Awaitable[Response]: ...
 
 

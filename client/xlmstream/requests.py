@@ -45,11 +45,15 @@ class TextKeywords(RequestKeywords, total=False):
 
 
 class TokenizeKeywords(TextKeywords, total=False):
+    """What tokenisation takes."""
+
     add_special_tokens: bool
     """Whether to add the special tokens around each text."""
 
 
 class DetokenizeKeywords(RequestKeywords, total=False):
+    """What detokenisation takes."""
+
     skip_special_tokens: bool
     """Whether to leave special tokens out of the text."""
 

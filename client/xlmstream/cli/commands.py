@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -56,7 +56,7 @@ def generate(arguments: argparse.Namespace) -> int:
                 elif arguments.json:
                     _print_json({"prompt": prompt, **_generation_json(outcome)})
                 else:
-                    print((prompt if sys.stdout.isatty() else "") + outcome.text)
+                    print(f"{_dim(prompt)} {outcome.text}" if sys.stdout.isatty() else outcome.text)
         return worst
 
 
@@ -64,7 +64,7 @@ def _stream(client: Client, prompt: str, keywords: GenerateKeywords) -> int:
     """Print one text as it grows; for a person also the prompt before it and the figures after it."""
     watched = sys.stdout.isatty()
     if watched:
-        print(_dim(prompt), end="", flush=True)
+        print(_dim(prompt), end=" ", flush=True)
     began = time.perf_counter()
     first_s: float | None = None
     with client.generate_stream(prompt, **keywords) as stream:
@@ -183,10 +183,15 @@ def _generation_json(generation: Generation) -> dict[str, object]:
         "text": generation.text,
         "token_ids": generation.token_ids,
         "finish_reason": generation.finish_reason,
-        "parameters": MessageToDict(generation.parameters, preserving_proto_field_name=True),
+        "parameters": {field.name: _plain(value) for field, value in generation.parameters.ListFields()},
         "usage": dataclasses.asdict(generation.usage),
         "timing": dataclasses.asdict(generation.timing),
     }
+
+
+def _plain(value: object) -> object:
+    """A field of a message as JSON has it; a 64-bit seed stays a number, unlike in protobuf's own JSON."""
+    return list(value) if isinstance(value, MutableSequence) else value
 
 
 def _dim(text: str) -> str:
