@@ -29,29 +29,28 @@ def main() -> int:
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(config))
-    except (BrokerDown, BrokerMisconfigured, OSError, RuntimeError) as cause:
+    except (BrokerDown, BrokerMisconfigured, OSError) as cause:
         print(f"xlmstream-server: cannot start: {cause}", file=sys.stderr)
         return EXIT_CANNOT_START
     return 0
 
 
 async def _run(config: GatewayConfig) -> None:
-    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        stop.set()
-        for number in (signal.SIGTERM, signal.SIGINT):  # a second one has its usual effect
-            loop.remove_signal_handler(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
     async with serve(config) as gateway:
+
+        def on_signal() -> None:
+            gateway.stopped.set()
+            for number in (signal.SIGTERM, signal.SIGINT):  # a second one has its usual effect
+                loop.remove_signal_handler(number)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
         with contextlib.ExitStack() as stack:
             if config.observe.metrics:
                 stack.enter_context(gateway.metrics.served(*split_address(config.observe.metrics)))
             print(f"xlmstream-server ready on {gateway.address}", flush=True)
-            await stop.wait()
+            await gateway.stopped.wait()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

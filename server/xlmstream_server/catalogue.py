@@ -12,7 +12,7 @@ from xlmstream.v1.common_pb2 import Task, TextInput
 from xlmstream.v1.models_pb2 import Model, ModelState
 
 from xlmstream_server import errors
-from xlmstream_server.broker import BrokerDown, GatewayBroker, Registered
+from xlmstream_server.broker import BrokerError, GatewayBroker, Registered
 from xlmstream_server.signals import Signal
 from xlmstream_server.validation import Violations
 
@@ -76,8 +76,8 @@ class Catalogue:
         while True:
             try:
                 await self.refresh()
-            except BrokerDown:
-                LOG.debug("the registry cannot be read: the broker is away")
+            except BrokerError as cause:
+                LOG.debug("the registry cannot be read: %s", cause)
             if self._broker.up != self._was_up:
                 self._was_up = self._broker.up
                 self.changed.fire()

@@ -238,7 +238,7 @@ def task_unsupported(model: str, task: Task.ValueType, tasks: Iterable[Task.Valu
 def service_unknown(name: str) -> ServiceError:
     """For health checks, whose protocol asks for NOT_FOUND."""
     return error(
-        ErrorReason.ERROR_REASON_REQUEST_NOT_FOUND,
+        ErrorReason.ERROR_REASON_MODEL_NOT_FOUND,
         f"no service or model {quote(name)} here",
         ResourceInfo(resource_type="service", resource_name=quote(name), description="unknown"),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import re
 import secrets
@@ -77,15 +76,13 @@ class Executions:
             submitted = await self._broker.submit(envelope)
             if submitted.joined:
                 envelope = await self._join(listener)
-        except (QueueFull, RequestIdReused, NotFound) as cause:
-            self._refused.inc()
+        except BaseException as cause:
+            if not isinstance(cause, (QueueFull, RequestIdReused)):
+                self._relay.keep(envelope)  # it may have been accepted all the same: leaving withdraws from it
             self._relay.leave(listener)
-            raise _translated(cause, order.model.full_name) from cause
-        except BrokerDown as cause:
-            self._abandon(listener, envelope)
-            raise errors.queue_down() from cause
-        except asyncio.CancelledError:
-            self._abandon(listener, envelope)
+            self._refused.inc()
+            if isinstance(cause, BrokerError):
+                raise _translated(cause, order.model.full_name) from cause
             raise
         (self._joined if submitted.joined else self._accepted).inc()
         self._relay.keep(envelope)
@@ -138,8 +135,8 @@ class Executions:
         """End an execution whose call has reached its deadline; returns what to tell the caller."""
         try:
             state = await self._broker.expire(listener.execution_id)
-        except (NotFound, BrokerDown):
-            state = State.RUNNING
+        except BrokerError:
+            state = State.RUNNING  # nothing is known: that it ran is the more cautious answer
         waited_only = state in (State.QUEUED, State.EXPIRED) and listener.position == 0
         return errors.deadline_queue() if waited_only else errors.deadline_compute()
 
@@ -163,11 +160,6 @@ class Executions:
             parts=order.parts,
         )
 
-    def _abandon(self, listener: Listener, envelope: Envelope) -> None:
-        """Nobody will wait for a request that may have been accepted: withdraw from it as any last listener does."""
-        self._relay.keep(envelope)
-        self._relay.leave(listener)
-
     async def _join(self, listener: Listener) -> Envelope:
         found = await self._broker.follow(listener.execution_id)
         listener.fill(found.from_event, found.events, found.n_events)
@@ -184,14 +176,14 @@ class Executions:
                 if last and last[-1].HasField("failed"):
                     raise errors.ServiceError(last[-1].failed)
                 listener.ended = True
-        except (NotFound, BrokerDown) as cause:
+        except BrokerError as cause:
             raise _translated(cause) from cause
         listener.fill(found.from_event, found.events, found.n_events)
 
     async def _known(self, tenant: str, execution_id: str) -> Envelope:
         try:
             envelope = await self._broker.envelope(execution_id)
-        except (NotFound, BrokerDown) as cause:
+        except BrokerError as cause:
             raise _translated(cause) from cause
         if envelope.tenant != tenant:
             raise errors.request_not_found()
@@ -200,7 +192,7 @@ class Executions:
     async def _cancel(self, execution_id: str) -> bool:
         try:
             return not (await self._broker.cancel(execution_id)).terminal
-        except (NotFound, BrokerDown) as cause:
+        except BrokerError as cause:
             raise _translated(cause) from cause
 
 

@@ -7,9 +7,9 @@ call <- guard <- streams or unary <- listener <- relay <- broker's frames
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import grpc
 import grpc.aio
@@ -25,7 +25,7 @@ from xlmstream_server import errors
 from xlmstream_server.broker import GatewayBroker
 from xlmstream_server.call import CallMaker
 from xlmstream_server.catalogue import Catalogue
-from xlmstream_server.config import Connections, GatewayConfig, split_address
+from xlmstream_server.config import Connections, GatewayConfig
 from xlmstream_server.executions import Executions
 from xlmstream_server.guard import GuardedHandlers
 from xlmstream_server.observe.metrics import Metrics
@@ -60,10 +60,12 @@ class Gateway:
 
     Attributes:
         address: "host:port" it listens on, the port known.
+        stopped: to be awaited by the process: set by its signals, and when a defect has ended the background work.
+            Leaving `serve` then raises that defect.
     """
 
     def __init__(self, config: GatewayConfig, broker: GatewayBroker) -> None:
-        self._config = config
+        self.stopped = asyncio.Event()
         self.metrics = Metrics()
         self.catalogue = Catalogue(broker)
         self.relay = Relay(broker, config.streams, self.metrics)
@@ -85,10 +87,7 @@ class Gateway:
             enable_server_reflection((*SERVICES, HEALTH_SERVICE), server)
         self._server = grpc.aio.server(options=_server_options(config.connections, config.limits.max_message_bytes))
         self._server.add_generic_rpc_handlers((handlers,))
-        host, port = split_address(config.listen)
-        bound = self._server.add_insecure_port(config.listen)
-        self.address = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
-        self._port_asked = port
+        self.address = _bind(self._server, config.listen)
 
     async def start(self) -> None:
         await self._server.start()
@@ -118,7 +117,7 @@ class Gateway:
             group.create_task(self.catalogue.run())
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def serve(config: GatewayConfig) -> AsyncIterator[Gateway]:
     """A gateway that serves while the context lasts, and drains when it ends.
 
@@ -127,14 +126,25 @@ async def serve(config: GatewayConfig) -> AsyncIterator[Gateway]:
     async with await GatewayBroker.connect(config.broker, allow_volatile=config.allow_volatile) as broker:
         gateway = Gateway(config, broker)
         await gateway.catalogue.refresh()
-        async with asyncio.TaskGroup() as group:
-            background = group.create_task(gateway.run_background())
+        background = asyncio.create_task(gateway.run_background(), name="gateway-background")
+        background.add_done_callback(lambda _: gateway.stopped.set())
+        try:
             await gateway.start()
-            try:
-                yield gateway
-            finally:
-                await gateway.drain(config.connections.drain_s)
-                background.cancel()
+            yield gateway
+        finally:
+            await gateway.drain(config.connections.drain_s)
+            background.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await background
+
+
+def _bind(server: grpc.aio.Server, address: str) -> str:
+    """Listen on `address`; returns it with the port that was taken. Raises OSError."""
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as cause:
+        raise OSError(f"cannot listen on {address}: {cause}") from cause
+    return f"{address.rpartition(':')[0]}:{port}"
 
 
 def _server_options(connections: Connections, max_message_bytes: int) -> list[tuple[str, int]]:

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterable
 
 from xlmstream_server import errors
-from xlmstream_server.broker import Audited, BrokerDown, GatewayBroker, NotFound, QueueFull
+from xlmstream_server.broker import Audited, BrokerDown, BrokerError, GatewayBroker, NotFound, QueueFull
 from xlmstream_server.broker.v1.messages_pb2 import Envelope, Event
 from xlmstream_server.config import Streams
 from xlmstream_server.listener import Listener
@@ -136,8 +136,8 @@ class Relay:
                 try:
                     await self._audit(silent)
                     self._audit_wanted = False
-                except BrokerDown:
-                    LOG.debug("audit postponed: the broker is away")
+                except BrokerError as cause:
+                    LOG.warning("an audit is put off: %s", cause)
 
     async def _audit(self, listeners: Iterable[Listener]) -> None:
         now = asyncio.get_running_loop().time()
@@ -222,5 +222,5 @@ class Relay:
             try:
                 await self._broker.leave(execution_id)
                 return
-            except BrokerDown:
+            except BrokerError:
                 await asyncio.sleep(RECONNECT_POLL_S)

@@ -72,15 +72,20 @@ class UnaryCalls:
         and a retry is safe. The call fails as well where nothing else than its deadline came of it.
         """
         first, _ = await self._executions.start(order, pieces[0])
-        async with asyncio.TaskGroup() as group:
-            rest = [group.create_task(self._execute(order, piece, part)) for part, piece in enumerate(pieces[1:], 1)]
-            try:
-                await order.call.accept(first.execution_id)
-            except BaseException:
-                self._relay.leave(first)
-                raise
+        try:
+            await order.call.accept(first.execution_id)
+        except BaseException:
+            self._relay.leave(first)
+            raise
+        if len(pieces) == 1:
             outcomes = [await self._outcome(first, order.call)]
-        outcomes += [task.result() for task in rest]
+        else:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._outcome(first, order.call))]
+                tasks += [
+                    group.create_task(self._execute(order, each, part)) for part, each in enumerate(pieces) if part
+                ]
+            outcomes = [task.result() for task in tasks]
         failures = [outcome for outcome in outcomes if isinstance(outcome, errors.ServiceError)]
         for failed in failures:
             if errors.reason_of(failed.status) == "REQUEST_ID_REUSED":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import grpc
 import grpc.aio
+import pytest
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
@@ -16,6 +17,9 @@ from xlmstream.v1 import inference_pb2 as pb
 from xlmstream.v1.common_pb2 import RequestOptions, TextInput
 from xlmstream.v1.generation_pb2 import GenerationParameters, StreamEvent
 from xlmstream_server import errors
+
+# For a `Read` that begins wherever its stream does.
+ANY_EVENT = -1
 
 Detail = TypeVar("Detail", bound=Message)
 
@@ -49,6 +53,8 @@ class Read:
     finished: bool = False
 
     def take(self, event: StreamEvent) -> None:
+        if self.next_event == ANY_EVENT:
+            self.next_event = event.first_event
         assert event.first_event == self.next_event, f"event {event.first_event} where {self.next_event} was due"
         self.next_event += event.event_count
         self.messages += 1
@@ -63,10 +69,9 @@ class Read:
             self.heartbeats += 1
         self.finished = kind == "finished"
 
-    async def all(
-        self, call: AsyncIterable[pb.GenerateStreamResponse] | AsyncIterable[pb.ResumeStreamResponse]
-    ) -> Read:
-        async for message in call:
+    async def all(self, call: grpc.aio.UnaryStreamCall) -> Read:
+        """Read to the end. Raises what the call ends with."""
+        while (message := await call.read()) is not grpc.aio.EOF:
             self.take(message.event)
         return self
 
@@ -79,20 +84,14 @@ class Read:
         return self
 
 
-async def status_of(call: Awaitable[Message] | AsyncIterable[Message]) -> Status:
+async def status_of(call: grpc.aio.UnaryUnaryCall | grpc.aio.UnaryStreamCall) -> Status:
     """The status that a call ends with, which must not be OK and must carry one ErrorInfo."""
-    try:
-        if isinstance(call, grpc.aio.UnaryStreamCall):
-            async for _ in call:
-                pass
-        else:
-            await call  # type: ignore[misc]
-    except grpc.aio.AioRpcError as error:
-        status = rpc_status.from_call(_AsCall(error))
-        assert status is not None, f"no details: {error.code()} {error.details()}"
-        assert errors.error_info(status) is not None
-        return status
-    raise AssertionError("the call ended well")
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await (Read(next_event=ANY_EVENT).all(call) if isinstance(call, grpc.aio.UnaryStreamCall) else call)
+    status = rpc_status.from_call(_AsCall(failed.value))
+    assert status is not None, f"no details: {failed.value.code()} {failed.value.details()}"
+    assert errors.error_info(status) is not None
+    return status
 
 
 class _AsCall:

@@ -5,7 +5,9 @@ steps all its rows together, as the real one does. A prompt may say how it is to
 
     "hold:3 text"    three tokens, then nothing until `release`
     "burst:500 text" that many events in one step
+    "big:1000 text"  that many characters of text with each token
     "fail text"      ends with an INTERNAL error after two tokens
+    "long text"      is refused as too long
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from google.rpc.status_pb2 import Status
 from xlmstream.v1 import inference_pb2 as pb
 from xlmstream.v1.common_pb2 import FINISH_REASON_LENGTH, Task, Timing, Usage
 from xlmstream.v1.generation_pb2 import CandidateFinished, GenerationParameters, Started, StreamFinished, TokenDelta
@@ -70,6 +71,7 @@ class Row:
     done: int = 0
     hold_at: int | None = None
     a_step: int = 1
+    padding: int = 0
     fails: bool = False
     began: bool = False
     parameters: GenerationParameters = field(default_factory=GenerationParameters)
@@ -142,7 +144,9 @@ class ScriptedWorker:
             assert self._changed.wait_for(condition, timeout_s), f"waited {timeout_s} s in vain: {self.rows}"
 
     def _register(self) -> None:
-        served = [ServedModel(model=m, bytes_per_token=4.0, slots=self._slots, busy_slots=len(self.rows)) for m in self.models]
+        served = [
+            ServedModel(model=m, bytes_per_token=4.0, slots=self._slots, busy_slots=len(self.rows)) for m in self.models
+        ]
         self._broker.register(WorkerCard(version="test", models=served))
 
     def _run(self) -> None:
@@ -173,7 +177,9 @@ class ScriptedWorker:
                 outputs += self._begin(taken)
         with self._changed:
             outputs += [Output(name, events) for name, row in self.rows.items() if (events := self._advance(row))]
-            ended = [each.execution_id for each in outputs if each.events[-1].WhichOneof("kind") in ("finished", "failed")]
+            ended = [
+                each.execution_id for each in outputs if each.events[-1].WhichOneof("kind") in ("finished", "failed")
+            ]
         published = self._broker.publish(outputs)
         for name, reason in published.stop.items():
             self._broker.publish([Output(name, (_stopped(reason),))] if reason is not Stop.LOST else [])
@@ -212,23 +218,34 @@ class ScriptedWorker:
         if not row.began:
             row.began = True
             started = Started(
-                execution_id=row.name, parameters=row.parameters, prompt_tokens=len(row.prompt.split()), model="toy@1")
+                execution_id=row.name, parameters=row.parameters, prompt_tokens=len(row.prompt.split()), model="toy@1"
+            )
             events.append(Event(started=started))
         if row.held and row.prompt in self._released:
             row.hold_at = None
         for _ in range(row.a_step):
             if row.done < len(row.ids) and not row.held:
                 identity = row.ids[row.done]
-                events.append(Event(delta=TokenDelta(token_ids=[identity], text=text_of([identity]))))
+                text = text_of([identity]) + "x" * row.padding
+                events.append(Event(delta=TokenDelta(token_ids=[identity], text=text)))
                 row.done += 1
         if row.fails and row.done >= 2:
             return (*events, Event(failed=errors.internal().status))
         if row.done == len(row.ids) and not row.held:
             events.append(Event(candidate_finished=CandidateFinished(finish_reason=FINISH_REASON_LENGTH)))
             usage = Usage(prompt_tokens=len(row.prompt.split()), completion_tokens=len(row.ids))
-            timing = Timing(queue_us=1, tokenize_us=2, compute_us=3, total_us=6, worker_id=self._worker_id, batch_size=1)
+            timing = Timing(
+                queue_us=1, tokenize_us=2, compute_us=3, total_us=6, worker_id=self._worker_id, batch_size=1
+            )
             events.append(Event(finished=StreamFinished(usage=usage, timing=timing)))
         return tuple(events)
+
+    def _timing(self) -> Timing:
+        return Timing(queue_us=1, tokenize_us=2, compute_us=3, total_us=6, worker_id=self._worker_id, batch_size=1)
+
+
+def ends(event: Event) -> bool:
+    return event.WhichOneof("kind") in ("finished", "failed", "tokenized", "detokenized")
 
 
 def row_of(name: str, request: pb.GenerateStreamRequest) -> Row:
@@ -243,6 +260,8 @@ def row_of(name: str, request: pb.GenerateStreamRequest) -> Row:
         row.hold_at = int(head.removeprefix("hold:"))
     if head.startswith("burst:"):
         row.a_step = int(head.removeprefix("burst:"))
+    if head.startswith("big:"):
+        row.padding = int(head.removeprefix("big:"))
     row.fails = head == "fail"
     return row
 

@@ -19,7 +19,9 @@ def test_defaults_bind_to_this_machine_only_and_serve_no_reflection() -> None:
 
 def test_flags_win_over_environment_and_environment_over_file(tmp_path: Path) -> None:
     path = tmp_path / "gateway.toml"
-    path.write_text('listen = "127.0.0.1:1"\n[limits]\nmax_inputs = 1\nmax_new_tokens = 10\n[streams]\nheartbeat_s = 3\n')
+    path.write_text(
+        'listen = "127.0.0.1:1"\n[limits]\nmax_inputs = 1\nmax_new_tokens = 10\n[streams]\nheartbeat_s = 3\n'
+    )
     environment = {"XLMSTREAM_SERVER_CONFIG": str(path), "XLMSTREAM_SERVER_MAX_INPUTS": "2", "PATH": "/bin"}
     config = load_config(["--listen", "[::1]:2", "--dev"], environment)
     assert (config.listen, config.dev) == ("[::1]:2", True)
@@ -62,7 +64,7 @@ def test_a_wrong_file_is_refused_with_the_key_and_the_reason(tmp_path: Path, tex
 
 
 def test_an_unknown_variable_of_ours_is_refused() -> None:
-    with pytest.raises(ConfigError, match="XLMSTREAM_SERVER_LISTN.*did you mean 'listen'"):
+    with pytest.raises(ConfigError, match=r"XLMSTREAM_SERVER_LISTN.*did you mean 'listen'"):
         load_config([], {"XLMSTREAM_SERVER_LISTN": "127.0.0.1:1"})
 
 

@@ -1,4 +1,4 @@
-"""Every reason has one code, every status one ErrorInfo, every retryable one RetryInfo, and none outgrows its trailers."""
+"""Every reason has one code, every status one ErrorInfo, every retryable one RetryInfo; none outgrows its trailers."""
 
 from __future__ import annotations
 

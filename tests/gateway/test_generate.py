@@ -13,6 +13,7 @@ from gateway.scripted_worker import ScriptedWorker, expected_ids, text_of
 from google.rpc.code_pb2 import Code
 from xlmstream.v1 import inference_pb2 as pb
 from xlmstream.v1.common_pb2 import FINISH_REASON_LENGTH, TextInput, TokenIds
+from xlmstream_server import errors
 
 
 async def test_a_stream_brings_every_token_once_and_says_what_it_cost(service: Service) -> None:
@@ -60,11 +61,16 @@ async def test_generate_answers_each_input_in_order_and_a_bad_one_harms_no_other
         assert result.timing.worker_id == "w1"
     assert fields(response.outputs[1].error) == ["inputs[1].text"]
     assert reason(response.outputs[2].error) == "INTERNAL"
-    assert (reason(response.outputs[3].error), fields(response.outputs[3].error)) == ("INPUT_TOO_LONG", ["inputs[3].text"])
+    assert (reason(response.outputs[3].error), fields(response.outputs[3].error)) == (
+        "INPUT_TOO_LONG",
+        ["inputs[3].text"],
+    )
     assert fields(response.outputs[5].error) == ["inputs[5].token_ids.ids[1]"]
 
 
-async def test_generate_with_nothing_but_bad_inputs_still_answers_each(service: Service, worker: ScriptedWorker) -> None:
+async def test_generate_with_nothing_but_bad_inputs_still_answers_each(
+    service: Service, worker: ScriptedWorker
+) -> None:
     response = await service.inference.Generate(generate_request("", "  "))
     assert [fields(output.error) for output in response.outputs] == [["inputs[0].text"], ["inputs[1].text"]]
     assert not worker.started
@@ -83,7 +89,12 @@ async def test_generate_names_its_execution(service: Service) -> None:
 
 
 async def test_tokenize_and_detokenize(service: Service) -> None:
-    inputs = [TextInput(text="ein Haus"), TextInput(text=""), TextInput(text="x"), TextInput(token_ids=TokenIds(ids=[1]))]
+    inputs = [
+        TextInput(text="ein Haus"),
+        TextInput(text=""),
+        TextInput(text="x"),
+        TextInput(token_ids=TokenIds(ids=[1])),
+    ]
     tokenized = await service.inference.Tokenize(pb.TokenizeRequest(inputs=inputs))
     assert [output.WhichOneof("outcome") for output in tokenized.outputs] == ["result", "error", "result", "error"]
     first, second = tokenized.outputs[0].result.tokens
@@ -116,8 +127,6 @@ async def test_the_status_of_a_failure_names_its_execution(service: Service) -> 
     call = service.inference.GenerateStream(stream_request("long a"))
     status = await status_of(call)
     assert (status.code, reason(status)) == (Code.INVALID_ARGUMENT, "INPUT_TOO_LONG")
-    from xlmstream_server import errors
-
     info = errors.error_info(status)
     assert info is not None
     assert info.metadata["execution_id"] == dict(await call.initial_metadata())["x-execution-id"]

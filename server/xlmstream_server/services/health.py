@@ -45,6 +45,8 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # its module is unty
             if current != last:
                 await call.write(HealthCheckResponse(status=current))
                 last = current
+            if self._calls.draining:
+                raise errors.draining()
             await self._catalogue.changed.beyond(seen)
 
     def status(self, service: str) -> int | None:

@@ -8,7 +8,7 @@ from xlmstream.v1 import server_pb2 as pb
 from xlmstream.v1.server_pb2_grpc import ServerServiceServicer
 
 from xlmstream_server import errors
-from xlmstream_server.broker import BrokerDown, GatewayBroker, ModelQueue
+from xlmstream_server.broker import BrokerError, GatewayBroker, ModelQueue
 from xlmstream_server.call import Context
 from xlmstream_server.catalogue import Catalogue
 from xlmstream_server.config import Limits
@@ -38,7 +38,7 @@ class ServerService(ServerServiceServicer):
         models = [self._catalogue.find(request.model)] if request.model else self._catalogue.models
         try:
             waiting = {queue.model: queue for queue in await self._broker.load()}
-        except BrokerDown as cause:
+        except BrokerError as cause:
             raise errors.queue_down() from cause
         loads = []
         for model in models:
