@@ -166,7 +166,7 @@ class Queue(RuleBasedStateMachine):
     @precondition(lambda self: self.asked)
     def deadline_passes(self, pick: int, who: int, lose: str | None) -> None:
         gateway, name = self.gateways[who % len(self.gateways)], self.pick_id(pick)
-        self.client.hset(f"{ROOT}r:{name}", "deadline", 1)
+        self.client.hset(f"{ROOT}r:{name}", "deadline", self.asked[name].accepted_ms)
         if pick % 2:
             self.run(gateway, lose, lambda: gateway.expire(name))
 
@@ -225,6 +225,7 @@ class Queue(RuleBasedStateMachine):
             assert name not in worker.rows, "given twice"
             assert one.envelope == self.asked[name]
             assert list(one.journal) == script_of(one.envelope)[: len(one.journal)]
+            assert one.alone == (one.attempt > 1)
             assert not one.alone or (len(taken) == 1 and not worker.rows)
             worker.rows[name] = (one.envelope, len(one.journal))
 

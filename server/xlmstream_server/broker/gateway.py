@@ -8,7 +8,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -304,21 +304,22 @@ class GatewayBroker:
         places = dict.fromkeys(streams, (0, 0))
         away = False
         while True:
+            channel: Channel | None = None
             try:
                 channel = await Channel.open(self._url)
-            except BrokerDown:
-                away = True
-                await asyncio.sleep(PROBE_S)
-                continue
-            try:
-                if away:
+                await channel.call("PING")  # fails while the broker still loads its data
+                if away and self.up:
+                    away = False
                     yield Arrival(Frame(), gap=True)
-                async for arrival in _read(channel, places):
-                    yield arrival
+                while not away:
+                    for arrival in await _read(channel, places):
+                        yield arrival
             except BrokerDown:
                 away = True
             finally:
-                channel.close()
+                if channel is not None:
+                    channel.close()
+            await asyncio.sleep(PROBE_S)
 
     # ------------------------------------------------------------------ connection
 
@@ -384,32 +385,37 @@ async def _call(channel: Channel, name: str, root: bytes, *arguments: Argument) 
     return reply
 
 
-async def _read(channel: Channel, places: dict[bytes, tuple[int, int]]) -> AsyncIterator[Arrival]:
-    """Read the streams from their places on, for as long as the connection holds.
+async def _read(channel: Channel, places: dict[bytes, tuple[int, int]]) -> list[Arrival]:
+    """What arrives within a second in the streams behind their places, which are moved on; trims what was read before.
 
     The ids of a stream are <base>-0, -1, -2, ...: a number left out was trimmed, another base is a stream begun anew.
     """
-    while True:
-        ids = [f"{base}-{number}" for base, number in places.values()]
-        reply = await channel.call("XREAD", "COUNT", 128, "BLOCK", 1000, "STREAMS", *places, *ids)
-        if reply is None:
-            continue
-        assert isinstance(reply, list)
-        for one in reply:
-            assert isinstance(one, list)
-            stream, entries = one
-            assert isinstance(stream, bytes)
-            assert isinstance(entries, list)
-            for entry in entries:
-                match entry:
-                    case [bytes(name), [bytes(), bytes(frame)]]:
-                        base, number = (int(part) for part in name.split(b"-"))
-                        before, places[stream] = places[stream], (base, number)
-                        if before == (0, 0) and number == 0:
-                            continue  # the stream's first entry, which holds nothing
-                        yield Arrival(Frame.FromString(frame), gap=(base, number) != (before[0], before[1] + 1))
-            base, number = places[stream]
-            await channel.call("XTRIM", stream, "MINID", "=", f"{base}-{number}")
+    ids = [f"{base}-{number}" for base, number in places.values()]
+    trims = [channel.call("XTRIM", stream, "MINID", "=", place) for stream, place in zip(places, ids, strict=True)]
+    reading = channel.call("XREAD", "COUNT", 128, "BLOCK", 1000, "STREAMS", *places, *ids)
+    *_, reply = await asyncio.gather(*trims, reading)
+    arrivals: list[Arrival] = []
+    for stream, name, frame in _entries(reply):
+        base, number = (int(part) for part in name.split(b"-"))
+        before, places[stream] = places[stream], (base, number)
+        if before == (0, 0) and number == 0:
+            continue  # the stream's first entry, which holds nothing
+        arrivals.append(Arrival(Frame.FromString(frame), gap=(base, number) != (before[0], before[1] + 1)))
+    return arrivals
+
+
+def _entries(reply: Reply) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Stream, id and frame of each entry that XREAD returned."""
+    if reply is None:
+        return
+    assert isinstance(reply, list)
+    for one in reply:
+        match one:
+            case [bytes(stream), list(entries)]:
+                for entry in entries:
+                    match entry:
+                        case [bytes(name), [bytes(), bytes(frame)]]:
+                            yield stream, name, frame
 
 
 def _digest(envelope: Envelope) -> bytes:

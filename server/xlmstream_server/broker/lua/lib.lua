@@ -33,7 +33,8 @@
 -- Lua has no rollback: every check comes before the first write. Every script may be repeated after a lost reply.
 
 local RETAIN_MS, RETAIN_UNJOURNALED_MS = 600000, 60000
-local GRACE_MS = 30000 -- a DETACH execution without a listener
+local DETACH_MS = 30000 -- a DETACH execution without a listener
+local ABSENT_MS = 5000 -- any other whose gateways are gone: they may be on their way back, as after a broker's restart
 local INLINE_BYTES = 65536 -- larger results are read from the journal
 local OUT_BYTES = 67108864 -- of frames a gateway has not read
 local LANES = {'q', '0', '1', '2', '3'}
@@ -69,7 +70,7 @@ end
 -- Puts a FrameItem into the next frame of every living gateway in `gws`.
 local function post(gws, id, first, count, events, ends)
   local item
-  for gw in string.gmatch(gws or '', '[^,]+') do
+  for gw in string.gmatch(gws, '[^,]+') do
     if gateway(gw) then
       if not item then
         item = '\10' .. varint(#id) .. id .. '\16' .. varint(first) .. '\24' .. varint(count)
@@ -175,12 +176,15 @@ local function stop(id, state, event)
   return v[1]
 end
 
--- Whether somebody listens, or may come back: a DETACH execution waits for a listener for the grace period.
+-- Whether somebody listens, or may come back.
 local function listened(id, gws, detach, orphan)
-  for gw in string.gmatch(gws or '', '[^,]+') do
-    if gateway(gw) then return true end
+  for gw in string.gmatch(gws, '[^,]+') do
+    if gateway(gw) then
+      if orphan then call('HDEL', execution(id), 'orphan') end
+      return true
+    end
   end
-  if detach ~= '1' then return false end
+  if detach ~= '1' and gws == '' then return false end -- everyone left
   if not orphan then call('HSET', execution(id), 'orphan', now) end
-  return not orphan or now - orphan <= GRACE_MS
+  return not orphan or now - orphan <= (detach == '1' and DETACH_MS or ABSENT_MS)
 end
