@@ -102,7 +102,7 @@ class Publisher:
     def _cycle(self) -> None:
         """One step's worth: send what is new, keep the place in the queue, take what fits."""
         if self._is_stuck():
-            self._draining.wait(STUCK_WAIT_S)
+            time.sleep(STUCK_WAIT_S)
             return
         self._alive()
         if self._fenced:
