@@ -280,13 +280,14 @@ async def test_what_was_trimmed_unread_is_repaired_from_the_journal(broker_url: 
 
 
 async def test_a_lost_stream_is_noticed(
-    client: redis.Redis, gateway: GatewayBroker, worker: WorkerBroker, monkeypatch: pytest.MonkeyPatch
+    broker_url: str, client: redis.Redis, worker: WorkerBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(gateway_module, "BEAT_S", 0.01)
+    gateway = await GatewayBroker.connect(broker_url)
     asked = envelope(gateway, length=2, journaled=True)
     await gateway.submit(asked)
     worker.take(1)
     worker.publish([Output(asked.execution_id, tuple(script_of(asked)[:1]))])
-    monkeypatch.setattr(gateway_module, "BEAT_S", 0.01)
     frames = gateway.frames()
     assert (await anext(frames)).gap is False
     client.delete(f"{ROOT}out:{gateway.gateway_id}")
@@ -294,6 +295,7 @@ async def test_a_lost_stream_is_noticed(
         arrival: Arrival = await anext(frames)
     assert (arrival.gap, len(arrival.frame.items)) == (True, 0)
     await frames.aclose()
+    await gateway.close()
 
 
 async def test_a_large_result_goes_by_reference(gateway: GatewayBroker, worker: WorkerBroker) -> None:
