@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from xlmstream_server.broker.embedded import EmbeddedBroker
 
 START_TIMEOUT_S = 120
@@ -50,7 +52,7 @@ def service(models: Sequence[str], *, slots: int, threads: int = 1) -> Iterator[
         broker = stack.enter_context(EmbeddedBroker(Path(scratch) / "broker"))
         log = stack.enter_context((Path(scratch) / "log").open("w+", encoding="utf-8"))
         gateway = stack.enter_context(
-            process(["xlmstream_server", "--broker", broker.url, "--bind", address], log.fileno())
+            process(["xlmstream_server", "--broker", broker.url, "--listen", address], log.fileno())
         )
         worker_flags = ["--broker", broker.url, "--slots", str(slots), "--threads", str(threads), *models]
         worker = stack.enter_context(process(["xlmstream_worker", *worker_flags], log.fileno()))
@@ -99,17 +101,20 @@ def process(module: Sequence[str], log: int | None) -> Iterator[subprocess.Popen
 
 def wait_serving(address: str, services: Sequence[str], processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Until the health service says SERVING for each of `services`. RuntimeError if a process ends before."""
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
+    deadline = time.monotonic() + START_TIMEOUT_S
     with grpc.insecure_channel(address) as channel:
-        grpc.channel_ready_future(channel).result(timeout=START_TIMEOUT_S)
         stub = health_pb2_grpc.HealthStub(channel)
         for name in services:
-            watch = stub.Watch(health_pb2.HealthCheckRequest(service=name), timeout=START_TIMEOUT_S)
-            for answer in watch:
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    watch.cancel()
-                    break
+            while not _serving(stub, name):
                 ended = [each.args for each in processes if each.poll() is not None]
-                if ended:
-                    raise RuntimeError(f"ended before it was ready: {ended}")
+                if ended or time.monotonic() > deadline:
+                    raise RuntimeError(f"{name} is not served; processes that ended: {ended}")
+                time.sleep(0.1)
+
+
+def _serving(stub: health_pb2_grpc.HealthStub, name: str) -> bool:
+    try:
+        answer = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
+    except grpc.RpcError:
+        return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import grpc
 import psutil
-from xlmstream import AsyncClient, Prompt
+from xlmstream import AsyncClient
 from xlmstream.v1.inference_pb2 import TokenizeRequest
 
 from benchmarks import engine_alone, processes
@@ -125,7 +125,7 @@ async def one_stream(client: AsyncClient, number: int) -> tuple[float, int]:
     text, language = PROMPTS[number % len(PROMPTS)]
     begin, first, tokens = time.perf_counter(), 0.0, 0
     async with client.generate_stream(
-        Prompt(text, language=language), max_new_tokens=NEW_TOKENS, ignore_eos=True, temperature=0.7, seed=number
+        text, language=language, max_new_tokens=NEW_TOKENS, ignore_eos=True, temperature=0.7, seed=number
     ) as stream:
         async for event in stream:
             count = len(getattr(event, "token_ids", ()))

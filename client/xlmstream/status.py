@@ -72,8 +72,8 @@ def reason_name(reason: Reason) -> str:
 
 
 def task_name(task: Task.ValueType) -> str:
-    """The name that callers see: "GENERATE"."""
-    return Task.Name(task).removeprefix("TASK_")
+    """The name that callers see: "GENERATE"; the number of a task that this version does not know."""
+    return Task.Name(task).removeprefix("TASK_") if task in Task.values() else str(task)
 
 
 def invalid_input(violations: Iterable[tuple[str, str]]) -> Status:

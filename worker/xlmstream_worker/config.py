@@ -37,6 +37,7 @@ class BrokerConfig:
     """Where the queue is, and how long a silent worker is believed alive."""
 
     broker: str = _option("", "URL of Redis or Valkey: redis://, rediss:// or unix:// (required)", secret=True)
+    allow_volatile: bool = _option(False, "accept a broker without append-only file: its crash loses what it held")
     lease_s: float = _option(5.0, "a worker silent for this long is given up and its work taken over, in seconds")
     stall_limit_s: float = _option(30.0, "a decode loop stuck for this long gives its work up, in seconds")
     drain_grace_s: float = _option(20.0, "after SIGTERM, let running work finish for this long, then hand it over")

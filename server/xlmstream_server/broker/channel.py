@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Mapping
-from typing import Self
+from typing import Self, cast
 
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
@@ -106,8 +106,8 @@ class Channel(asyncio.Protocol):
             self._watch = self._loop.call_at(expires, self._check)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports have the methods of asyncio.Transport without being one.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import xlmstream.status as statuses
 from google.rpc.status_pb2 import Status
-from xlmstream import status
 from xlmstream.v1.common_pb2 import TRUNCATION_KEEP_END, TRUNCATION_UNSPECIFIED, TextInput, Truncation
 
 from xlmstream_worker.models import LoadedModel
@@ -23,7 +23,7 @@ def language_of(model: LoadedModel, given: TextInput, field: str) -> str:
         return model.card.default_language
     if given.language not in model.languages:
         known = ", ".join(model.card.languages) or "none: this model has one language"
-        raise Refused(status.invalid_input([(f"{field}.language", f"unknown; the model's languages: {known}")]))
+        raise Refused(statuses.invalid_input([(f"{field}.language", f"unknown; the model's languages: {known}")]))
     return given.language
 
 
@@ -48,7 +48,8 @@ def text_ids(model: LoadedModel, given: TextInput, language: str, field: str) ->
         split_special_tokens=not given.allow_special_tokens,
     )["input_ids"]
     if not ids:
-        raise Refused(status.invalid_input([(f"{field}.text", "nothing but spaces and control characters")]))
+        raise Refused(statuses.invalid_input([(f"{field}.text", "nothing but spaces and control characters")]))
+    model.text_rate.note(len(given.text.encode()), len(ids))
     return ids
 
 
@@ -57,7 +58,7 @@ def checked_ids(model: LoadedModel, given: TextInput, field: str) -> list[int]:
     ids = list(given.token_ids.ids)
     check_range(model, ids, f"{field}.token_ids.ids")
     if not ids:
-        raise Refused(status.invalid_input([(f"{field}.token_ids.ids", "at least one id")]))
+        raise Refused(statuses.invalid_input([(f"{field}.token_ids.ids", "at least one id")]))
     return ids
 
 
@@ -66,11 +67,16 @@ def check_range(model: LoadedModel, ids: list[int], field: str) -> None:
     size = model.card.vocabulary_size
     wrong = [(f"{field}[{place}]", f"must be below {size}") for place, token_id in enumerate(ids) if token_id >= size]
     if wrong:
-        raise Refused(status.invalid_input(wrong))
+        raise Refused(statuses.invalid_input(wrong))
 
 
 def prompt_ids(
-    model: LoadedModel, given: TextInput, language: str, truncation: Truncation, max_new_tokens: int, field: str
+    model: LoadedModel,
+    given: TextInput,
+    language: str,
+    truncation: Truncation.ValueType,
+    max_new_tokens: int,
+    field: str,
 ) -> list[int]:
     """The prompt of a generation: BOS and the text's ids, or the ids sent.
 
@@ -84,7 +90,7 @@ def prompt_ids(
     positions = model.card.max_input_tokens
     if truncation == TRUNCATION_UNSPECIFIED:
         if len(prefix) + len(ids) >= positions:
-            raise Refused(status.input_too_long(field, len(prefix) + len(ids), positions - 1))
+            raise Refused(statuses.input_too_long(field, len(prefix) + len(ids), positions - 1))
         return prefix + ids
     room = max(positions - max_new_tokens, positions // 2, len(prefix) + 1) - len(prefix)
     return prefix + (ids[-room:] if truncation == TRUNCATION_KEEP_END else ids[:room])
