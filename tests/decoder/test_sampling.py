@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from xlmstream_worker.draws import signed_seed, uniforms
-from xlmstream_worker.sampling import mass_floor, pick, top_k_floor, top_p_floor
+from xlmstream_worker.penalties import History, Occurrence
+from xlmstream_worker.sampling import Drawing, mass_floor, pick, share_floor, top_k_floor, weights_left
+from xlmstream_worker.scheduler import Row
+from xlmstream_worker.sequences import SamplingParameters, SequenceRequest
 
 
 def shifted(rows: int, vocabulary: int, scale: float, seed: int) -> Tensor:
@@ -35,7 +38,7 @@ def test_nuclei_are_the_smallest_that_suffice(scale: float, top_p: float, vocabu
     wanted = torch.full((3,), top_p)
     weights = scores.exp()
     for floor in (
-        top_p_floor(scores, torch.full((3,), -torch.inf), wanted),
+        share_floor(scores, weights, wanted),
         mass_floor(scores, weights, wanted * weights.sum(-1)),
     ):
         for row in range(3):
@@ -54,7 +57,8 @@ def test_the_nucleus_lies_within_the_best_k() -> None:
     floor = top_k_floor(scores, torch.tensor([2]), 2)
     assert (scores >= floor[:, None]).sum() == 2
     # Among these two the first has 2/3 of the weight: it alone reaches 0.6.
-    narrow = torch.maximum(floor, top_p_floor(scores, floor, torch.tensor([0.6])))
+    weights = scores.exp().masked_fill_(scores < floor[:, None], 0.0)
+    narrow = share_floor(scores, weights, torch.tensor([0.6]))
     assert (scores >= narrow[:, None]).tolist() == [[True, False, False, False, False]]
 
 
@@ -125,3 +129,53 @@ def test_draws_match_splitmix_in_plain_integers() -> None:
         expected = ((mix((stream + (index + 1) * golden) % 2**64) >> 40) + 0.5) / 2**24
         got = uniforms(torch.tensor([signed_seed(seed)]), torch.tensor([candidate]), torch.tensor([index]))
         assert float(got) == pytest.approx(expected, rel=1e-7)
+
+
+def rows_of(*wishes: SamplingParameters, prompt: tuple[int, ...] = (5,)) -> list[Row]:
+    return [Row(SequenceRequest("a", prompt, sampling=wish), 0, 0, 10) for wish in wishes]
+
+
+WISHES = [
+    SamplingParameters(temperature=0.7),
+    SamplingParameters(temperature=1.3, top_k=7),
+    SamplingParameters(temperature=1.0, top_p=0.8),
+    SamplingParameters(temperature=1.0, min_p=0.05),
+    SamplingParameters(temperature=1.0, typical_p=0.6),
+    SamplingParameters(temperature=0.9, top_k=200, top_p=0.95, min_p=0.01, typical_p=0.9),
+    SamplingParameters(temperature=2.0, top_k=30, typical_p=0.3),
+]
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 4.0])
+def test_restrictions_leave_what_those_of_transformers_leave(scale: float) -> None:
+    warpers = pytest.importorskip("transformers", reason="the oracle is not installed").generation.logits_process
+    scores = shifted(len(WISHES), 3000, scale, 3)
+    drawing = Drawing.of(rows_of(*WISHES), scores.device)
+    assert drawing is not None
+    weights = weights_left(scores.clone(), drawing)
+    for row, wish in enumerate(WISHES):
+        expected = warpers.TemperatureLogitsWarper(wish.temperature)(None, scores[row : row + 1])
+        if wish.top_k:
+            expected = warpers.TopKLogitsWarper(wish.top_k)(None, expected)
+        if wish.top_p < 1:
+            expected = warpers.TopPLogitsWarper(wish.top_p)(None, expected)
+        if wish.min_p > 0:
+            expected = warpers.MinPLogitsWarper(wish.min_p)(None, expected)
+        if wish.typical_p < 1:
+            expected = warpers.TypicalLogitsWarper(wish.typical_p)(None, expected)
+        probabilities = expected.double().softmax(-1)[0]
+        ours = weights[row].double() / weights[row].double().sum()
+        # A token at the very edge may fall on either side.
+        assert (ours - probabilities).abs().sum() < 2.5 * float(probabilities[probabilities > 0].min()) + 1e-5
+
+
+def test_presence_and_frequency_count_the_output_only() -> None:
+    tokens = torch.tensor([[3, 4, 5, 5, 6, 5, 9], [3, 3, 0, 0, 0, 0, 0]])
+    history = History(tokens, torch.tensor([6, 2]), torch.tensor([2, 2]))
+    wishes = [SamplingParameters(presence_penalty=0.5, frequency_penalty=0.25)] * 2
+    penalty = Occurrence.of(rows_of(*wishes), tokens.device)
+    assert penalty is not None
+    scores = torch.zeros(2, 10)
+    penalty.apply(scores, history)
+    assert scores[0].tolist() == [0, 0, 0, 0, 0, -0.5 - 3 * 0.25, -0.75, 0, 0, 0]
+    assert scores[1].tolist() == [0.0] * 10

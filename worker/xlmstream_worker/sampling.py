@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .draws import signed_seed, uniforms
+from .penalties import History, Penalty, penalties_of
 from .scheduler import Row
 
 # Nearly all nuclei are smaller than this, so that a partial selection finds their edge.
@@ -28,54 +29,32 @@ _BLOCK = 256
 
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
-    """What the rows of one batch ask for, as tensors (B,), valid as long as the batch has these rows.
+    """What the rows of one batch ask for, as tensors, valid as long as the batch has these rows.
 
     A part that no row asks for is None and costs nothing.
     """
 
     prompt_lengths: Tensor
-    """int64: a row's tokens in its slot minus this is the index of the token to choose."""
-    minimum: MinimumLength | None
+    """int64 (B,)"""
+    penalties: tuple[Penalty, ...]
     drawing: Drawing | None
     """None: all rows take their best token."""
+    logprobs: Logprobs | None
 
     @classmethod
     def of(cls, rows: Sequence[Row], device: torch.device) -> SamplingPlan:
         lengths = [len(row.request.prompt_ids) for row in rows]
         return cls(
             prompt_lengths=torch.tensor(lengths, device=device),
-            minimum=MinimumLength.of(rows, device),
+            penalties=penalties_of(rows, device),
             drawing=Drawing.of(rows, device),
+            logprobs=Logprobs.of(rows, device),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class MinimumLength:
-    """Rows that must not end before `least` tokens."""
-
-    least: Tensor
-    ends: Tensor
-    """int64 (B, N): the ids that end a row, repeated to equal width; rows without any have `least` 0."""
-
-    @classmethod
-    def of(cls, rows: Sequence[Row], device: torch.device) -> MinimumLength | None:
-        if all(row.request.min_new_tokens == 0 or row.request.eos_id is None for row in rows):
-            return None
-        ends = [row.request.eos_id for row in rows]
-        least = [row.request.min_new_tokens if row.request.eos_id is not None else 0 for row in rows]
-        return cls(
-            least=torch.tensor(least, device=device),
-            ends=torch.tensor([[end or 0] for end in ends], device=device),
-        )
-
-    def apply(self, scores: Tensor, index: Tensor) -> None:
-        early = (index < self.least)[:, None]
-        scores.scatter_(1, self.ends, scores.gather(1, self.ends).masked_fill_(early, -torch.inf))
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """Rows that draw their token; B here counts those rows only."""
+    """Rows that draw their token; B here counts those rows only. None where no row asks for it."""
 
     rows: Tensor | None
     """int64 (B,): which rows of the batch; None when all draw."""
@@ -84,7 +63,8 @@ class Drawing:
     """int64, 0 for no limit."""
     widest_k: int
     top_p: Tensor | None
-    """None when every row has 1."""
+    min_p: Tensor | None
+    typical_p: Tensor | None
     seeds: Tensor
     candidates: Tensor
 
@@ -94,47 +74,101 @@ class Drawing:
         if not drawing:
             return None
         wishes = [rows[index].request.sampling for index in drawing]
-        limited = any(wish.top_p < 1 for wish in wishes)
+
+        def unless(neutral: float, values: list[float]) -> Tensor | None:
+            return None if all(value == neutral for value in values) else torch.tensor(values, device=device)
+
         return cls(
             rows=None if len(drawing) == len(rows) else torch.tensor(drawing, device=device),
             temperature=torch.tensor([wish.temperature for wish in wishes], device=device),
             top_k=torch.tensor([wish.top_k for wish in wishes], device=device),
             widest_k=max(wish.top_k for wish in wishes),
-            top_p=torch.tensor([wish.top_p for wish in wishes], device=device) if limited else None,
+            top_p=unless(1.0, [wish.top_p for wish in wishes]),
+            min_p=unless(0.0, [wish.min_p for wish in wishes]),
+            typical_p=unless(1.0, [wish.typical_p for wish in wishes]),
             seeds=torch.tensor([signed_seed(wish.seed) for wish in wishes], device=device),
             candidates=torch.tensor([rows[index].candidate for index in drawing], device=device),
         )
 
 
-def choose(scores: Tensor, lengths: Tensor, plan: SamplingPlan) -> Tensor:
-    """The next token int64 (B,) of every row, -1 where its scores leave no token (not a number, or all excluded).
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Rows that report log-probabilities; R counts those rows."""
 
-    `scores` float32 (B, V), overwritten; `lengths` int64 (B,): tokens in each row so far.
-    """
-    index = lengths - plan.prompt_lengths
-    if plan.minimum is not None:
-        plan.minimum.apply(scores, index)
+    rows: Tensor
+    """int64 (R,): which rows of the batch."""
+    places: tuple[int, ...]
+    """The same on the host."""
+    widest: int
+    """Most best ids that a row asks for."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], device: torch.device) -> Logprobs | None:
+        places = tuple(index for index, row in enumerate(rows) if row.request.top_logprobs is not None)
+        if not places:
+            return None
+        return cls(torch.tensor(places, device=device), places, max(rows[i].request.top_logprobs or 0 for i in places))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The chosen ids int64 (B,), -1 where a row's scores left none (not a number, or all excluded); and, for the R
+    rows of `Logprobs`, the log-probabilities float32 (R,) of their ids and (R, N) of the best ids int64 (R, N)."""
+
+    ids: Tensor
+    logprobs: Tensor | None = None
+    top_logprobs: Tensor | None = None
+    top_ids: Tensor | None = None
+
+
+def choose(scores: Tensor, history: History, plan: SamplingPlan) -> Choice:
+    """The next token of every row. `scores` float32 (B, V) are overwritten."""
+    own = None
+    if plan.logprobs is not None:
+        own = scores[plan.logprobs.rows].log_softmax(-1)
+    for penalty in plan.penalties:
+        penalty.apply(scores, history)
     best = scores.max(-1)
     chosen = best.indices
     drawing = plan.drawing
     if drawing is not None and drawing.rows is None:
-        chosen = draw(scores, drawing, index)
+        chosen = draw(scores, drawing, history.produced)
     elif drawing is not None:
-        chosen[drawing.rows] = draw(scores[drawing.rows], drawing, index[drawing.rows])
-    return chosen.masked_fill_(~best.values.isfinite(), -1)
+        chosen[drawing.rows] = draw(scores[drawing.rows], drawing, history.produced[drawing.rows])
+    choosable = best.values.isfinite()
+    if own is None or plan.logprobs is None:
+        return Choice(chosen.masked_fill(~choosable, -1))
+    top = own.topk(plan.logprobs.widest)
+    logprobs = own.gather(1, chosen[plan.logprobs.rows][:, None])[:, 0]
+    return Choice(chosen.masked_fill(~choosable, -1), logprobs, top.values, top.indices)
 
 
 def draw(scores: Tensor, drawing: Drawing, index: Tensor) -> Tensor:
     """Draw token number `index` (B,) of each row from scores float32 (B, V); minus infinity excludes a token."""
+    return pick(weights_left(scores, drawing), uniforms(drawing.seeds, drawing.candidates, index))
+
+
+def weights_left(scores: Tensor, drawing: Drawing) -> Tensor:
+    """What to draw from: (B, V), in proportion to the probabilities, 0 for excluded tokens.
+
+    The restrictions follow one another: each sees what the ones before it left.
+    """
     scores = scores / drawing.temperature[:, None]
     scores -= scores.amax(-1, keepdim=True)
-    floor = scores.new_full((scores.shape[0],), -torch.inf)
+    weights = scores.exp()
     if drawing.widest_k > 0:
         floor = top_k_floor(scores, drawing.top_k, drawing.widest_k)
+        weights.masked_fill_(scores < floor[:, None], 0.0)
     if drawing.top_p is not None:
-        floor = torch.maximum(floor, top_p_floor(scores, floor, drawing.top_p))
-    weights = scores.exp().masked_fill_(scores < floor[:, None], 0.0)
-    return pick(weights, uniforms(drawing.seeds, drawing.candidates, index))
+        floor = share_floor(scores, weights, drawing.top_p)
+        weights.masked_fill_(scores < floor[:, None], 0.0)
+    if drawing.min_p is not None:
+        weights.masked_fill_(weights < drawing.min_p[:, None], 0.0)
+    if drawing.typical_p is not None:
+        typicality = _typicality(scores, weights)
+        floor = share_floor(typicality, weights, drawing.typical_p)
+        weights.masked_fill_(typicality < floor[:, None], 0.0)
+    return weights
 
 
 def pick(weights: Tensor, uniform: Tensor) -> Tensor:
@@ -177,21 +211,29 @@ def top_k_floor(scores: Tensor, top_k: Tensor, widest: int) -> Tensor:
     return best.gather(1, rank[:, None])[:, 0].masked_fill(top_k == 0, -torch.inf)
 
 
-def top_p_floor(scores: Tensor, floor: Tensor, top_p: Tensor) -> Tensor:
-    """The lowest score (B,) of the smallest set of best tokens whose share of the weight at or above `floor` is top_p.
+def share_floor(keys: Tensor, weights: Tensor, share: Tensor) -> Tensor:
+    """The lowest key (B,) of the smallest set of highest keys that holds `share` (B,) of the row's weight.
 
-    `scores` are at most 0.
+    `keys` (B, V) are at most 0; `weights` (B, V), 0 for excluded tokens. A share of 1 keeps everything.
     """
-    weights = scores.exp().masked_fill_(scores < floor[:, None], 0.0)
-    wanted = top_p * weights.sum(-1)
-    best = scores.topk(min(_LIKELY_NUCLEUS, scores.shape[1])).values
-    sums = best.exp().cumsum(-1)
-    place = torch.searchsorted(sums, wanted[:, None]).clamp_(max=best.shape[1] - 1)
-    result = best.gather(1, place)[:, 0]
-    reached = sums[:, -1] >= wanted
-    if scores.device.type == "cpu" and bool(reached.all()):
-        return result
-    return torch.where(reached, result, mass_floor(scores, weights, wanted))
+    wanted = share * weights.sum(-1)
+    best = keys.topk(min(_LIKELY_NUCLEUS, keys.shape[1]))
+    sums = weights.gather(1, best.indices).cumsum_(-1)
+    place = torch.searchsorted(sums, wanted[:, None]).clamp_(max=best.values.shape[1] - 1)
+    floor = best.values.gather(1, place)[:, 0]
+    reached = (sums[:, -1] >= wanted) & (share < 1)
+    if keys.device.type != "cpu" or not bool((reached | (share == 1)).all()):
+        floor = torch.where(reached, floor, mass_floor(keys, weights, wanted))
+    return floor.masked_fill(share == 1, -torch.inf)
+
+
+def _typicality(scores: Tensor, weights: Tensor) -> Tensor:
+    """(B, V), at most 0: how near a token's information content is to what the row expects; minus infinity for excluded
+    tokens. Source: Meister et al. 2022 (arXiv:2202.00666)."""
+    total = weights.sum(-1, keepdim=True)
+    surprisal = total.log() - scores
+    expected = (weights * surprisal).masked_fill_(weights == 0, 0.0).sum(-1, keepdim=True) / total
+    return (surprisal - expected).abs_().neg_().masked_fill_(weights == 0, -torch.inf)
 
 
 def mass_floor(keys: Tensor, weights: Tensor, wanted: Tensor) -> Tensor:

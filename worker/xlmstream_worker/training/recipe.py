@@ -126,7 +126,8 @@ def recipe_from(values: dict[str, object]) -> Recipe:
     values["architecture"] = _section(Architecture, "architecture", values.get("architecture", {}))
     values["schedule"] = _section(Schedule, "schedule", values.get("schedule", {}))
     values["objectives"] = {
-        name: _section(Objective, f"objectives.{name}", table) for name, table in _table("objectives", objectives).items()
+        name: _section(Objective, f"objectives.{name}", table)
+        for name, table in _table("objectives", objectives).items()
     }
     return _section(Recipe, "recipe", values)
 
@@ -143,7 +144,7 @@ def _section(kind: type[Section], where: str, values: object) -> Section:
         raise RecipeError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(known)}")
     checked = {name: _value(f"{where}.{name}", known[name].type, value) for name, value in table.items()}
     try:
-        return kind(**checked)
+        return kind(**checked)  # type: ignore[arg-type]  # each value was checked against its field
     except TypeError as error:
         raise RecipeError(f"{where}: {error}") from error
 
@@ -162,6 +163,6 @@ def _value(where: str, kind: object, value: object) -> object:
         if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise RecipeError(f"{where}: a list of strings is needed, not {value!r}")
-    if kind in (int, float, str) and (not isinstance(value, kind) or isinstance(value, bool)):  # type: ignore[arg-type]
+    if kind in (int, float, str) and (not isinstance(value, kind) or isinstance(value, bool)):
         raise RecipeError(f"{where}: {getattr(kind, '__name__', kind)} is needed, not {value!r}")
     return value

@@ -22,6 +22,7 @@ from .optimizer import build_optimizers, clip_gradients, learning_rate, set_lear
 from .recipe import Recipe
 
 AnyBatch = Batch | PairBatch
+CPU = torch.device("cpu")
 
 
 class NumberedBatches(Protocol):
@@ -58,7 +59,7 @@ class Sitting:
     `until` is the step to stop at (default: the last); `max_seconds` stops earlier, after a checkpoint.
     """
 
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     bfloat16: bool = False
     until: int | None = None
     max_seconds: float = float("inf")
@@ -96,7 +97,7 @@ def train(
             batch = task.batches[progress.step].to(sitting.device)
             with autocast:
                 loss = task.loss(model, batch)
-            (task.weight * loss).backward()
+            (task.weight * loss).backward()  # type: ignore[no-untyped-call]
             losses[name] = loss.item()
             progress.tokens += batch.tokens
         clip_gradients(model, recipe.schedule.clip_norm)
