@@ -22,7 +22,7 @@ from xlmstream.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from xlmstream.v1.server_pb2_grpc import add_ServerServiceServicer_to_server
 
 from xlmstream_server import errors
-from xlmstream_server.broker import GatewayBroker
+from xlmstream_server.broker import GatewayBroker, QueueLimits
 from xlmstream_server.call import CallMaker
 from xlmstream_server.catalogue import Catalogue
 from xlmstream_server.config import Connections, GatewayConfig
@@ -123,7 +123,7 @@ async def serve(config: GatewayConfig) -> AsyncIterator[Gateway]:
 
     Raises BrokerDown or BrokerMisconfigured where it cannot start; OSError where its address is taken.
     """
-    async with await GatewayBroker.connect(config.broker, allow_volatile=config.allow_volatile) as broker:
+    async with await _connect(config) as broker:
         gateway = Gateway(config, broker)
         await gateway.catalogue.refresh()
         background = asyncio.create_task(gateway.run_background(), name="gateway-background")
@@ -136,6 +136,21 @@ async def serve(config: GatewayConfig) -> AsyncIterator[Gateway]:
             background.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await background
+
+
+async def _connect(config: GatewayConfig) -> GatewayBroker:
+    queue = config.queue
+    limits = QueueLimits(  # one tenant so far: its share is the whole
+        max_requests=queue.queue_max_requests,
+        max_bytes=queue.queue_max_bytes,
+        max_tokens=queue.queue_max_tokens,
+        tenant_max_requests=queue.queue_max_requests,
+        tenant_max_bytes=queue.queue_max_bytes,
+        tenant_max_tokens=queue.queue_max_tokens,
+    )
+    return await GatewayBroker.connect(
+        config.broker, limits=limits, shards=queue.shards, allow_volatile=config.allow_volatile
+    )
 
 
 def _bind(server: grpc.aio.Server, address: str) -> str:
