@@ -15,7 +15,8 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from grpc_reflection.v1alpha.reflection import enable_server_reflection
+from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 from xlmstream.v1 import inference_pb2, models_pb2, server_pb2
 from xlmstream.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from xlmstream.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
@@ -82,9 +83,10 @@ class Gateway:
         add_InferenceServiceServicer_to_server(inference, server)
         add_ModelServiceServicer_to_server(ModelService(self.catalogue, self._calls), server)
         add_ServerServiceServicer_to_server(ServerService(broker, self.catalogue, config.limits), server)
-        add_HealthServicer_to_server(HealthService(SERVICES, broker, self.catalogue, self._calls), server)
+        add_HealthServicer_to_server(HealthService(SERVICES, self.catalogue, self._calls), server)
         if config.dev:
-            enable_server_reflection((*SERVICES, HEALTH_SERVICE), server)
+            names = (*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME)
+            add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), server)
         self._server = grpc.aio.server(options=_server_options(config.connections, config.limits.max_message_bytes))
         self._server.add_generic_rpc_handlers((handlers,))
         self.address = _bind(self._server, config.listen)
