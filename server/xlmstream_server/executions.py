@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import re
 import secrets
@@ -22,6 +24,7 @@ from xlmstream_server.broker import (
 from xlmstream_server.broker.v1.messages_pb2 import Envelope
 from xlmstream_server.call import Call
 from xlmstream_server.catalogue import ServedModel
+from xlmstream_server.coalesce import failure
 from xlmstream_server.listener import Listener
 from xlmstream_server.observe.metrics import Metrics
 from xlmstream_server.relay import Relay
@@ -29,6 +32,9 @@ from xlmstream_server.tasks.base import Piece
 
 EXECUTION_ID = re.compile(r"[0-9A-Za-z]{8,64}")
 RESUME_TOKEN = re.compile(r"([0-9A-Za-z]{8,64})\.([0-9A-Za-z_-]{16,64})")
+
+# How long to wait, past the deadline, for an event that has been published already.
+LAST_EVENT_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +143,15 @@ class Executions:
             state = await self._broker.expire(listener.execution_id)
         except BrokerError:
             state = State.RUNNING  # nothing is known: that it ran is the more cautious answer
-        waited_only = state in (State.QUEUED, State.EXPIRED) and listener.position == 0
-        return errors.deadline_queue() if waited_only else errors.deadline_compute()
+        if state is State.QUEUED:
+            return errors.deadline_queue()
+        if state is State.EXPIRED:  # the broker or the worker was quicker, and its last event says which
+            with contextlib.suppress(TimeoutError, errors.ServiceError):
+                async with asyncio.timeout(LAST_EVENT_S):
+                    while not listener.ended:
+                        if failed := failure(await self._relay.events(listener)):
+                            return failed
+        return errors.deadline_compute()
 
     def _envelope(self, order: Order, piece: Piece, part: int) -> Envelope:
         options, tenant = order.options, order.call.tenant
