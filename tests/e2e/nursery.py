@@ -1,9 +1,11 @@
-"""Forks worker processes that have PyTorch loaded already: what takes seconds to start otherwise takes tenths.
+"""Forks worker processes that have loaded PyTorch and met the model before: they start in tenths, not in seconds.
 
-Reads one JSON object a line, {"arguments": [...], "log": path, "step_ms": number, "poison": word or null}, forks a process
-that runs `xlmstream-worker` with those arguments, and answers with its process id. `step_ms` makes each decode step take
-that much longer, as a real model's would; a prompt that holds `poison` kills the process that tokenises it, as a defect
-in a library can.
+Reads one JSON object a line, {"arguments": [...], "log": path, "step_ms": number, "poison": word or null}, forks a
+process that runs `xlmstream-worker` with those arguments, and answers with its process id. `step_ms` makes each decode
+step take that much longer, as a real model's would; a prompt that holds `poison` kills the process that tokenises it,
+as a defect in a library can.
+
+    python nursery.py MODEL_DIRECTORY
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from xlmstream_worker import __main__ as worker
 from xlmstream_worker import preparing
+from xlmstream_worker.config import DeviceConfig, ModelConfig
 from xlmstream_worker.decoder import DecoderEngine
-from xlmstream_worker.models import LoadedModel
+from xlmstream_worker.models import LoadedModel, load_model
 from xlmstream_worker.rows import Row
 from xlmstream_worker.sequences import StepResult
 from xlmstream_worker.tasks.generate import Generation
@@ -57,6 +61,7 @@ def become_worker(order: dict[str, object]) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system forgets children as they end
+    load_model(ModelConfig(Path(sys.argv[1]), "toy"), DeviceConfig())  # what is imported and compiled at first use
     print("ready", flush=True)
     for line in sys.stdin:
         child = os.fork()

@@ -82,14 +82,14 @@ class Service:
         self._broker.start()
         self.broker_url = self._broker.url
         self.redis = redis.Redis.from_url(self.broker_url)
-        self.address, self._gateway = self._start_gateway()
         self._nursery = subprocess.Popen(
-            [sys.executable, HERE / "nursery.py"],
+            [sys.executable, HERE / "nursery.py", model],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
+        self.address, self._gateway = self._start_gateway()
         assert self._nursery.stdout.readline() == "ready\n"
         self._workers: list[WorkerProcess] = []
         self._serial = 0

@@ -163,7 +163,7 @@ def test_too_long_names_the_field_and_the_figures(toy: LoadedModel) -> None:
     long = refusal(toy, generate("é " * 96))
     assert "input.text: 97 tokens, the model takes at most 95" in long.status.message
     ids = GenerateStreamRequest(input=TextInput(token_ids=TokenIds(ids=[20] * 96)))
-    assert "input.token_ids: 96 tokens" in refusal(toy, ids).status.message
+    assert "input.token_ids.ids: 96 tokens" in refusal(toy, ids).status.message
 
 
 def test_the_longest_prompt_leaves_room_for_one_token(toy: LoadedModel, engine: DecoderEngine) -> None:

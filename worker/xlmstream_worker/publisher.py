@@ -111,7 +111,9 @@ class Publisher:
         self._keep_place()
         self._take()
         if not self._rows and not self._draining.is_set():
-            self._work_waits = self._broker.wait(min(IDLE_WAIT_S, self._broker.renew_every_s))
+            self._broker.wait(min(IDLE_WAIT_S, self._broker.renew_every_s))
+            # Look again even where no bell rang: what nobody was allowed to take may have become free.
+            self._work_waits = True
 
     # What goes out
 

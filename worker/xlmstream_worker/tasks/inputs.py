@@ -84,7 +84,7 @@ def prompt_ids(
     `max_new_tokens` fit, yet never to less than half of the model's positions.
     """
     if given.WhichOneof("source") == "token_ids":
-        prefix, ids, field = [], checked_ids(model, given, field), f"{field}.token_ids"
+        prefix, ids, field = [], checked_ids(model, given, field), f"{field}.token_ids.ids"
     else:
         prefix, ids, field = [model.begin_id], text_ids(model, given, language, field), f"{field}.text"
     positions = model.card.max_input_tokens

@@ -56,13 +56,15 @@ class StepReport:
 class Sitting:
     """How this process trains, as against what: none of it changes the result but `bfloat16`.
 
-    `until` is the step to stop at (default: the last); `max_seconds` stops earlier, after a checkpoint.
+    `until` is the step to stop at (default: the last); `max_seconds` and `interrupted` stop earlier. However a sitting
+    ends, it leaves a checkpoint.
     """
 
     device: torch.device = CPU
     bfloat16: bool = False
     until: int | None = None
     max_seconds: float = float("inf")
+    interrupted: Callable[[], bool] = lambda: False
     save_every_s: float = 120.0
     report: Callable[[StepReport], None] = lambda report: None
 
@@ -86,7 +88,7 @@ def train(
     sat_down = saved = time.monotonic()
     autocast = torch.autocast(sitting.device.type, torch.bfloat16, enabled=sitting.bfloat16)
     log = _Log(run, progress.step)
-    while progress.step < last and time.monotonic() - sat_down < sitting.max_seconds:
+    while progress.step < last and time.monotonic() - sat_down < sitting.max_seconds and not sitting.interrupted():
         began = time.monotonic()
         torch.manual_seed(recipe.seed * 1_000_003 + progress.step)
         lr = learning_rate(recipe.schedule, progress.step)

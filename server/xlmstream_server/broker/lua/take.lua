@@ -105,7 +105,7 @@ if not quarantined and n > 0 then
   for _, model in ipairs(models) do
     if call('HGET', adm, model .. '|q') then
       local holder = call('GET', root .. 'quarantine:' .. model)
-      if not holder or holder == life then
+      if not holder or holder == life or not call('ZSCORE', ws, holder) then
         call('SET', root .. 'quarantine:' .. model, life, 'PX', 5000)
         if next(held) or #given > 0 then n = 0 else take_from(model, 'q', 1) end
         if quarantined then n = 0 end
