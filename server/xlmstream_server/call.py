@@ -17,8 +17,8 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 # Until credentials exist, every caller is one tenant. Everything is keyed by it already.
 TENANT = "default"
 # A caller stops waiting at its deadline by itself; to reach it with the reason, the answer leaves this much earlier.
-DEADLINE_MARGIN_S = 0.02
-DEADLINE_MARGIN_FRACTION = 0.1
+DEADLINE_MARGIN_S = 0.05
+DEADLINE_MARGIN_FRACTION = 0.2
 
 
 class CallMaker:

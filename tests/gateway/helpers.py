@@ -94,6 +94,12 @@ async def status_of(call: grpc.aio.Call) -> Status:
     return status
 
 
+def reason_in(error: grpc.aio.AioRpcError) -> str | None:
+    """The reason that the status carries; None where the client made the status itself."""
+    status = rpc_status.from_call(_AsCall(error))
+    return errors.reason_of(status) if status else None
+
+
 class _AsCall:
     """An AioRpcError in the shape that grpc_status reads."""
 
