@@ -72,11 +72,7 @@ class UnaryCalls:
         and a retry is safe. The call fails as well where nothing else than its deadline came of it.
         """
         first, _ = await self._executions.start(order, pieces[0])
-        try:
-            await order.call.accept(first.execution_id)
-        except BaseException:
-            self._relay.leave(first)
-            raise
+        order.call.accept_unary(first.execution_id)
         if len(pieces) == 1:
             outcomes = [await self._outcome(first, order.call)]
         else:

@@ -85,7 +85,7 @@ async def test_more_inputs_than_the_worker_has_slots(service: Service) -> None:
 async def test_generate_names_its_execution(service: Service) -> None:
     call = service.inference.Generate(generate_request("a"))
     await call
-    assert len(dict(await call.initial_metadata())["x-execution-id"]) == 28
+    assert len(dict(await call.trailing_metadata())["x-execution-id"]) == 28
 
 
 async def test_tokenize_and_detokenize(service: Service) -> None:

@@ -121,7 +121,7 @@ async def test_a_token_opens_its_own_stream_only(service: Service) -> None:
 async def test_the_results_of_a_unary_call_have_no_token(service: Service, worker: ScriptedWorker) -> None:
     call = service.inference.Generate(generate_request("a", request_id="u1"))
     await call
-    execution_id = dict(await call.initial_metadata())["x-execution-id"]
+    execution_id = dict(await call.trailing_metadata())["x-execution-id"]
     request = pb.ResumeStreamRequest(resume_token=execution_id + ".")
     assert reason(await status_of(service.inference.ResumeStream(request))) == "REQUEST_NOT_FOUND"
 
