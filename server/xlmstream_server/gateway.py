@@ -127,10 +127,10 @@ async def serve(config: GatewayConfig) -> AsyncIterator[Gateway]:
     """
     async with await _connect(config) as broker:
         gateway = Gateway(config, broker)
-        await gateway.catalogue.refresh()
         background = asyncio.create_task(gateway.run_background(), name="gateway-background")
         background.add_done_callback(lambda _: gateway.stopped.set())
         try:
+            await gateway.catalogue.refresh()
             await gateway.start()
             yield gateway
         finally:
@@ -171,6 +171,7 @@ def _server_options(connections: Connections, max_message_bytes: int) -> list[tu
         ("grpc.max_connection_age_grace_ms", connections.max_connection_age_grace_s * 1000),
         ("grpc.keepalive_time_ms", connections.keepalive_s * 1000),
         ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.so_reuseport", 0),  # two gateways on one port would be a mistake, not a cluster
     ]

@@ -138,7 +138,7 @@ async def _abort(context: Context, status: Status) -> NoReturn:
     scope = CURRENT_CALL.get()
     if scope is not None and scope.execution_id:
         status = errors.with_execution_id(status, scope.execution_id)
-    await context.abort_with_status(rpc_status.to_status(status))
+    await context.abort_with_status(rpc_status.to_status(errors.fitting(status)))
     raise AssertionError("abort returned")
 
 

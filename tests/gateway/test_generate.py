@@ -113,6 +113,13 @@ async def test_tokenize_and_detokenize(service: Service) -> None:
     assert detokenized.timing.worker_id == "w1"
 
 
+async def test_a_worker_s_error_names_the_input_as_the_caller_counts(service: Service) -> None:
+    inputs = [TextInput(text=text) for text in ("", "a", "refuse", " ", "refuse")]
+    response = await service.inference.Tokenize(pb.TokenizeRequest(inputs=inputs))
+    found = [fields(output.error) for output in response.outputs if output.HasField("error")]
+    assert found == [[f"inputs[{position}].text"] for position in (0, 2, 3, 4)]
+
+
 async def test_a_failing_stream_ends_with_its_status_and_its_execution(service: Service) -> None:
     call = service.inference.GenerateStream(stream_request("fail a"))
     read = Read()
