@@ -6,6 +6,7 @@ resuming between any two steps changes nothing.
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +34,11 @@ class NumberedBatches(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """One term of the loss: its weight, where its batches come from, what is computed on them."""
+    """One term of the loss: its weight, that it takes part in every n-th step, where its batches come from, what is
+    computed on them."""
 
     weight: float
+    every: int
     batches: NumberedBatches
     loss: Callable[[XLMWithLMHeadModel, AnyBatch], Tensor]
 
@@ -96,7 +99,9 @@ def train(
         model.train()
         losses: dict[str, float] = {}
         for name, task in tasks.items():
-            batch = task.batches[progress.step].to(sitting.device)
+            if progress.step % task.every:
+                continue
+            batch = task.batches[progress.step // task.every].to(sitting.device)
             with autocast:
                 loss = task.loss(model, batch)
             (task.weight * loss).backward()  # type: ignore[no-untyped-call]
@@ -154,7 +159,7 @@ class _Log:
         """Every ten steps: the mean losses since the line before."""
         self._window.append(report.losses)
         if report.step % self.EVERY == 0:
-            means = {name: sum(entry[name] for entry in self._window) / len(self._window) for name in report.losses}
+            means = _means(self._window)
             line = {"step": report.step, "lr": report.lr, "tokens": report.tokens, "seconds": round(report.seconds, 2)}
             self._append(line | {"train": means})
             self._window.clear()
@@ -166,6 +171,15 @@ class _Log:
     def _append(self, line: Mapping[str, object]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _means(losses: list[Mapping[str, float]]) -> dict[str, float]:
+    """By objective, over the steps in which it took part."""
+    values: defaultdict[str, list[float]] = defaultdict(list)
+    for entry in losses:
+        for name, value in entry.items():
+            values[name].append(value)
+    return {name: sum(entries) / len(entries) for name, entries in values.items()}
 
 
 def read_log(run: Path) -> list[dict[str, object]]:
