@@ -1,6 +1,6 @@
 """Helpers of the XLM library's tests: tiny oracle models, random inputs, and comparison of whole outputs.
 
-The oracle is transformers 4.56.2, imported here and nowhere in the library.
+The oracle is transformers 4.56.2, imported by tests and nowhere in the library.
 """
 
 from pathlib import Path
@@ -8,33 +8,27 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
-transformers = pytest.importorskip("transformers")
-
+import transformers
 from xlmstream_worker.xlm.loading import LoadReport
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-6}
+SIZES = {"vocab_size": 61, "emb_dim": 16, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 24}
 
 
-def tiny_oracle_config(**fields: object) -> "transformers.XLMConfig":
-    sizes = {"vocab_size": 61, "emb_dim": 16, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 24}
-    return transformers.XLMConfig(**{**sizes, **fields})
-
-
-def tiny_oracle(name: str, dtype: torch.dtype = torch.float32, **fields: object) -> torch.nn.Module:
-    """A random oracle model whose weights, biases and norms are all far from their initial values."""
+def oracle_model(name: str, dtype: torch.dtype = torch.float32, **fields: object) -> torch.nn.Module:
+    """A random oracle model in eval mode whose weights, biases and norms are all far from their initial values."""
     torch.manual_seed(0)
-    model = getattr(transformers, name)(tiny_oracle_config(**fields)).to(dtype).eval()
+    model = getattr(transformers, name)(transformers.XLMConfig(**{**SIZES, **fields})).to(dtype).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return model
 
 
-def inputs(rows: int = 3, columns: int = 9, vocab: int = 61, pads: int = 3) -> dict[str, torch.Tensor]:
-    """Random ids, the last `pads` columns of the middle row being padding."""
+def random_inputs(rows: int = 3, columns: int = 9, pads: int = 3) -> dict[str, torch.Tensor]:
+    """Random ids; the last `pads` columns of the middle row are padding."""
     torch.manual_seed(1)
-    ids = torch.randint(5, vocab, (rows, columns))
+    ids = torch.randint(5, SIZES["vocab_size"], (rows, columns))
     ids[rows // 2, columns - pads :] = 2
     return {"input_ids": ids}
 
@@ -50,26 +44,24 @@ def assert_outputs_equal(actual: object, expected: object, dtype: torch.dtype = 
         if torch.is_tensor(theirs):
             ours, theirs = (ours,), (theirs,)
         assert len(ours) == len(theirs), name
-        for one, other in zip(ours, theirs, strict=True):
-            assert one.dtype == other.dtype
-            torch.testing.assert_close(
-                one, other, rtol=0, atol=TOLERANCE[dtype], equal_nan=True, msg=lambda m, n=name: f"{n}: {m}"
-            )
+        for place, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            difference = torch.testing.assert_close
+            difference(one, other, rtol=0, atol=TOLERANCE[dtype], msg=lambda text, at=(name, place): f"{at}: {text}")
 
 
 @pytest.fixture
 def oracle(tmp_path: Path) -> SimpleNamespace:
-    """`oracle.pair(OurClass, dtype, **config)`: an oracle model and ours, loaded from what the oracle saved."""
+    """`oracle.pair(OurClass, dtype, **config)` is (ours, theirs): an oracle model, and ours loaded from its files."""
 
     def pair(
         cls: type, dtype: torch.dtype = torch.float32, **fields: object
     ) -> tuple[torch.nn.Module, torch.nn.Module]:
-        theirs = tiny_oracle(cls.__name__, dtype, **fields)
+        theirs = oracle_model(cls.__name__, dtype, **fields)
         theirs.save_pretrained(tmp_path / "oracle")
         ours, report = cls.from_pretrained(tmp_path / "oracle", dtype=dtype, output_loading_info=True)
         assert report == LoadReport()
         return ours, theirs
 
     return SimpleNamespace(
-        pair=pair, tiny=tiny_oracle, config=tiny_oracle_config, inputs=inputs, assert_equal=assert_outputs_equal
+        pair=pair, model=oracle_model, inputs=random_inputs, assert_equal=assert_outputs_equal, sizes=dict(SIZES)
     )

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class InferenceServiceStub(object):
     """Runs tasks on the served models. Errors are described in errors.proto. The initial metadata of every accepted call
-    carries "x-execution-id".
+    carries "x-execution-id": the name of its execution; of the first one where a call with several inputs has several.
     """
 
     def __init__(self, channel):
@@ -70,7 +70,7 @@ class InferenceServiceStub(object):
 
 class InferenceServiceServicer(object):
     """Runs tasks on the served models. Errors are described in errors.proto. The initial metadata of every accepted call
-    carries "x-execution-id".
+    carries "x-execution-id": the name of its execution; of the first one where a call with several inputs has several.
     """
 
     def Generate(self, request, context):
@@ -158,7 +158,7 @@ def add_InferenceServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class InferenceService(object):
     """Runs tasks on the served models. Errors are described in errors.proto. The initial metadata of every accepted call
-    carries "x-execution-id".
+    carries "x-execution-id": the name of its execution; of the first one where a call with several inputs has several.
     """
 
     @staticmethod

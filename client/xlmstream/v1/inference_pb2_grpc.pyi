@@ -19,7 +19,7 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
 
 class InferenceServiceStub:
     """Runs tasks on the served models. Errors are described in errors.proto. The initial metadata of every accepted call
-    carries "x-execution-id".
+    carries "x-execution-id": the name of its execution; of the first one where a call with several inputs has several.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -61,7 +61,7 @@ class InferenceServiceStub:
 
 class InferenceServiceAsyncStub:
     """Runs tasks on the served models. Errors are described in errors.proto. The initial metadata of every accepted call
-    carries "x-execution-id".
+    carries "x-execution-id": the name of its execution; of the first one where a call with several inputs has several.
     """
 
     Generate: grpc.aio.UnaryUnaryMultiCallable[
@@ -102,7 +102,7 @@ class InferenceServiceAsyncStub:
 
 class InferenceServiceServicer(metaclass=abc.ABCMeta):
     """Runs tasks on the served models. Errors are described in errors.proto. The initial metadata of every accepted call
-    carries "x-execution-id".
+    carries "x-execution-id": the name of its execution; of the first one where a call with several inputs has several.
     """
 
     @abc.abstractmethod

@@ -6,11 +6,13 @@ Source: Sennrich et al. 2016 (arXiv 1508.07909), section 3.2; facebookresearch/X
 """
 
 from heapq import heapify, heappop, heappush
-from itertools import pairwise
+from itertools import pairwise, repeat
+from sys import intern
 
 END_OF_WORD = "</w>"
 
-_UNKNOWN = 1 << 60
+# More than any rank, and still one machine digit of a Python integer.
+_UNKNOWN = (1 << 30) - 1
 # Up to this many symbols, scanning a short list is quicker than keeping a heap.
 _SCAN_UP_TO_SYMBOLS = 64
 
@@ -23,7 +25,9 @@ class BytePairEncoder:
     """
 
     def __init__(self, ranks: dict[tuple[str, str], int]) -> None:
-        self._ranks = ranks
+        # Interned symbols compare by identity, and the merged ones need not be joined again.
+        self._ranks = {(intern(left), intern(right)): rank for (left, right), rank in ranks.items()}
+        self._merged = {rank: intern(left + right) for (left, right), rank in ranks.items()}
 
     def pieces(self, word: str) -> list[str]:
         """The symbols that `word` (not empty) ends up as; their concatenation is `word` + `</w>`.
@@ -41,16 +45,15 @@ class BytePairEncoder:
     def _merge_by_scanning(self, symbols: list[str]) -> list[str]:
         """O(n^2) with a small constant."""
         rank_of = self._ranks.get
-        ranks = [rank_of(pair, _UNKNOWN) for pair in pairwise(symbols)]
+        ranks = list(map(rank_of, pairwise(symbols), repeat(_UNKNOWN)))
         while ranks and (lowest := min(ranks)) != _UNKNOWN:
             if ranks.count(lowest) > 1:
                 symbols = _merge_everywhere(symbols, ranks, lowest)
-                ranks = [rank_of(pair, _UNKNOWN) for pair in pairwise(symbols)]
+                ranks = list(map(rank_of, pairwise(symbols), repeat(_UNKNOWN)))
                 continue
             place = ranks.index(lowest)
-            merged = symbols[place] + symbols[place + 1]
-            symbols[place : place + 2] = (merged,)
-            del ranks[place]
+            symbols[place] = merged = self._merged[lowest]
+            del symbols[place + 1], ranks[place]
             if place:
                 ranks[place - 1] = rank_of((symbols[place - 1], merged), _UNKNOWN)
             if place < len(ranks):

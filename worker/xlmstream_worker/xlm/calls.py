@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 Input = str | Sequence[str] | Sequence[int]
 Row = dict[str, Any]
 
+# The default, which depends on no setting of the tokenizer.
+_PLAIN = Layout().resolved(model_max_length=0, padding_side="right")
+
 
 class Reading(NamedTuple):
     """How a text is read.
@@ -208,6 +211,8 @@ class TokenizerCalls(Vocabulary):
     # From inputs to rows, from rows to the result
 
     def _layout(self, options: dict[str, Any]) -> Layout:
+        if not options:
+            return _PLAIN
         return Layout(**options).resolved(self.model_max_length, self.padding_side)
 
     def _single(self, text: Any, text_pair: Any, reading: Reading, layout: Layout) -> BatchEncoding:

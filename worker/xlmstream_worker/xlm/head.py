@@ -23,6 +23,10 @@ class XLMModelWithHead(PreTrainedXLM):
         """The word embedding table, (V, E)."""
         return self.transformer.embeddings
 
+    def resize_token_embeddings(self, vocab_size: int) -> None:
+        """Change the size of the vocabulary; see XLMModel.resize_token_embeddings."""
+        self.transformer.resize_token_embeddings(vocab_size)
+
     def prune_heads(self, heads: Mapping[int, Iterable[int]]) -> None:
         """Remove attention heads for good; see XLMModel.prune_heads."""
         self.transformer.prune_heads(heads)

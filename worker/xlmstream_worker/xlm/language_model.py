@@ -5,10 +5,11 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cache import KVCache
 from .config import XLMConfig
 from .errors import ConfigError
 from .head import XLMModelWithHead
+from .kv_cache import KVCache
+from .layers import resized
 from .outputs import MaskedLMOutput, OutputValue
 
 IGNORED_LABEL = -100
@@ -78,6 +79,17 @@ class XLMWithLMHeadModel(XLMModelWithHead):
 
     def _is_tied(self) -> bool:
         return self.config.tie_word_embeddings or self.config.asm
+
+    def resize_token_embeddings(self, vocab_size: int) -> None:
+        """Keep the first rows of the word embedding table and of the head, and draw new ones as at initialisation."""
+        proj = self.pred_layer.proj
+        if not isinstance(proj, nn.Linear):
+            raise NotImplementedError("the clusters of an adaptive softmax cannot be resized")
+        self.transformer.resize_token_embeddings(vocab_size)
+        proj.weight = resized(proj.weight, vocab_size, self.config.init_std)
+        proj.bias = resized(proj.bias, vocab_size, 0.0)
+        proj.out_features = vocab_size
+        self.tie_weights()
 
     def get_output_embeddings(self) -> nn.Module:
         """The projection to the vocabulary."""

@@ -10,12 +10,12 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cache import KVCache
 from .config import XLMConfig
 from .config_checks import check_config
 from .errors import ConfigError
 from .inputs import ModelInputs, layer_head_masks, prepare
-from .layers import FeedForward, SelfAttention, SinusoidalEmbedding
+from .kv_cache import KVCache
+from .layers import FeedForward, SelfAttention, SinusoidalEmbedding, resized
 from .outputs import BaseModelOutput, OutputValue
 from .pretrained import PreTrainedXLM
 
@@ -108,6 +108,7 @@ class XLMModel(PreTrainedXLM):
 
         inputs = prepare(
             config,
+            self.dtype,
             input_ids,
             attention_mask,
             langs,
@@ -158,6 +159,17 @@ class XLMModel(PreTrainedXLM):
         columns = (self.attentions, self.layer_norm1, self.ffns, self.layer_norm2)
         return [Block(*modules) for modules in zip(*columns, strict=True)]  # type: ignore[arg-type]  # untyped lists
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The word embedding table, (V, E)."""
+        return self.embeddings
+
+    def resize_token_embeddings(self, vocab_size: int) -> None:
+        """Keep the first rows of the word embedding table and draw new ones as at initialisation."""
+        XLMConfig.from_dict(self.config.to_dict(), vocab_size=vocab_size)  # raises if that cannot be
+        self.embeddings.weight = resized(self.embeddings.weight, vocab_size, self.config.embed_init_std)
+        self.embeddings.num_embeddings = vocab_size
+        self.config.vocab_size = vocab_size
+
     def prune_heads(self, heads: Mapping[int, Iterable[int]]) -> None:
         """Remove attention heads for good: {layer: heads in the numbering of the unpruned model}.
 
@@ -165,11 +177,12 @@ class XLMModel(PreTrainedXLM):
         that saved models load.
         """
         wanted = {layer: sorted({*self.config.pruned_heads.get(layer, ()), *new}) for layer, new in heads.items()}
-        updated = XLMConfig.from_dict(self.config.to_dict(), pruned_heads=self.config.pruned_heads | wanted)
+        pruned = self.config.pruned_heads | wanted
+        XLMConfig.from_dict(self.config.to_dict(), pruned_heads=pruned)  # raises if that cannot be
         blocks = self.blocks()
         for layer, removed in wanted.items():
             blocks[layer].attention.prune(removed)
-        self.config.pruned_heads = updated.pruned_heads
+        self.config.pruned_heads = pruned
 
 
 def _zero_padding(x: Tensor, token_mask: Tensor | None) -> Tensor:

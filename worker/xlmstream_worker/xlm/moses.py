@@ -8,11 +8,8 @@ Source: moses-smt/mosesdecoder scripts/tokenizer/tokenizer.perl.
 """
 
 import re
-from typing import TypeVar
 
-from xlmstream_worker.xlm.rewriting import Rule, Text, rule
-
-AnyText = TypeVar("AnyText", bound=Text)
+from xlmstream_worker.xlm.rewriting import PADDED, Rule, Text, rule
 
 # The full stop, the comma, the apostrophe, the backtick and the hyphen have rules of their own.
 _NOT_PADDED = r"\s\.'`\,\-"
@@ -67,6 +64,9 @@ _MULTIDOT_MARKER = (rule("DOTMULTI", r"(?:DOT)+(?:MULTI)?", _restored_multidots)
 class MosesTokenizer:
     """Cuts normalised text into words for one language; immutable, so threads may share it.
 
+    Attributes:
+        lower: the letters that count as lower case.
+
     Args:
         lang: ISO code. Codes without a list of abbreviations get the English one, as in Moses.
     """
@@ -75,39 +75,37 @@ class MosesTokenizer:
         from sacremoses.corpus import NonbreakingPrefixes
 
         classes = _CharacterClasses(lang)
-        self._lower = classes.lower
+        self.lower = classes.lower
         self._alphabetic = classes.own_alphabetic
         prefixes = list(NonbreakingPrefixes().words(lang))
         self._before_number = {
             prefix.rpartition(" ")[0] for prefix in prefixes if re.search(r"\s#NUMERIC_ONLY#", prefix)
         }
         self._abbreviations = set(prefixes) - self._before_number
+        self._alphanumeric = re.compile(f"[{_ranges(classes.alphanumeric)}]+")
         self._rules = (
-            rule("", f"([^{_ranges(classes.alphanumeric)}{_NOT_PADDED}])", r" \1 "),
-            rule("..", r"(\.{2,})", r" \1 "),
+            rule("", f"([^{_ranges(classes.alphanumeric)}{_NOT_PADDED}])", PADDED),
+            rule("..", r"(\.{2,})", PADDED),
             *_comma_rules(_ranges(classes.numeric)),
             *_apostrophe_rules(lang, _ranges(classes.alphabetic), _ranges(classes.numeric)),
         )
 
-    def words(self, text: AnyText) -> list[AnyText]:
-        """The words of a text that went through `normalize`. The text is used up."""
+    def tokenize(self, text: Text) -> None:
+        """Put white space between the words of a text that went through `normalize`, in place."""
         text.strip()
         text.rewrite(self._rules)
         if "." in text.value:
             text.detach_full_stops(self._sentence_ends)
             text.rewrite(_TRAILING_FULL_STOP)
         text.rewrite(_MULTIDOT_MARKER)
-        return text.split()
 
-    def _sentence_ends(self, words: list[str]) -> list[int]:
-        """Indices of the words whose final full stop is no part of an abbreviation."""
-        return [
-            index
-            for index, word in enumerate(words)
-            if word[-1] == "." and not self._keeps_full_stop(word, words[index + 1 : index + 2])
-        ]
+    def is_plain(self, text: str) -> bool:
+        """Whether `text` is nothing but letters and digits that no rule touches."""
+        plain = self._alphanumeric.fullmatch(text) is not None and text.isprintable()
+        return plain and "DOTMULTI" not in text
 
-    def _keeps_full_stop(self, word: str, following: list[str]) -> bool:
+    def keeps_full_stop(self, word: str, following: str) -> bool:
+        """Whether the full stop at the end of `word` belongs to it, given the next word ("" at the end)."""
         stem = word[:-1]
         if not stem.strip("."):  # nothing but full stops
             return True
@@ -117,8 +115,16 @@ class MosesTokenizer:
             return True
         if not following:
             return False
-        first = following[0][0]
-        return first in self._lower or (stem in self._before_number and first in "0123456789")
+        return following[0] in self.lower or (stem in self._before_number and following[0] in "0123456789")
+
+    def _sentence_ends(self, words: list[str]) -> list[int]:
+        """Indices of the words whose final full stop is a word of its own."""
+        pairs = zip(words, [*words[1:], ""], strict=True)
+        return [
+            index
+            for index, (word, following) in enumerate(pairs)
+            if word[-1] == "." and not self.keeps_full_stop(word, following)
+        ]
 
 
 def _comma_rules(numeric: str) -> tuple[Rule, ...]:
@@ -147,4 +153,4 @@ def _apostrophe_rules(lang: str, alpha: str, numeric: str) -> tuple[Rule, ...]:
             rule("'", f"([{alpha}])'([^{alpha}])", r"\1 ' \2"),
             rule("'", f"([{alpha}])(')([{alpha}])", r"\1\2 \3"),
         )
-    return (rule("'", "(')", r" \1 "),)
+    return (rule("'", "(')", PADDED),)

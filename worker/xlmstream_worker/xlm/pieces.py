@@ -1,17 +1,27 @@
-"""From running text to pieces or ids, remembering the words it has seen."""
+"""From running text to pieces or ids, remembering the words and the chunks of text it has seen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Generic, TypeVar
 
-from xlmstream_worker.xlm.caches import GenerationCache
+from xlmstream_worker.xlm.chunks import ChunkCutter
 from xlmstream_worker.xlm.rewriting import PlainText
-from xlmstream_worker.xlm.words import WordCutter
+from xlmstream_worker.xlm.word_cache import GenerationCache
+from xlmstream_worker.xlm.words import SEGMENTED_LANGUAGES, WordCutter
 
 Item = TypeVar("Item")
 
-_CACHED_WORDS = 200_000
-# Longer words are rare and not worth their memory.
-_CACHED_WORD_CHARACTERS = 64
+_CACHED_ENTRIES = 200_000
+# Longer words and chunks are rare, and not worth their memory.
+_CACHED_CHARACTERS = 64
+
+
+class _Chunks(Generic[Item]):
+    """What one language needs: its chunks, and the items of those seen."""
+
+    def __init__(self, cutter: ChunkCutter) -> None:
+        self.cutter = cutter
+        self.items: GenerationCache[tuple[Item, ...]] = GenerationCache(_CACHED_ENTRIES)
 
 
 class PieceEncoder(Generic[Item]):
@@ -22,13 +32,32 @@ class PieceEncoder(Generic[Item]):
         encode_word: word to its items: pieces or ids.
     """
 
-    def __init__(self, cutter: WordCutter, encode_word: Callable[[str], list[Item]]) -> None:
+    def __init__(self, cutter: WordCutter, encode_word: Callable[[str], Iterable[Item]]) -> None:
         self._cutter = cutter
         self._encode_word = encode_word
-        self._words: GenerationCache[list[Item]] = GenerationCache(_CACHED_WORDS)
+        # Tuples: the garbage collector stops looking at them.
+        self._words: GenerationCache[tuple[Item, ...]] = GenerationCache(_CACHED_ENTRIES)
+        self._chunks: dict[str, _Chunks[Item]] = {}
 
     def encode(self, text: str, lang: str) -> list[Item]:
-        """The items of a text (lower-cased already where the model folds case)."""
+        """The items of a text (lower-cased already where the model folds case).
+
+        Chunks seen before cost a look-up each; one that depends on its neighbours sends the whole text through
+        all rules.
+        """
+        if lang in SEGMENTED_LANGUAGES:
+            return self.encode_fully(text, lang)
+        chunks = self._chunks.get(lang)
+        if chunks is None:
+            chunks = self._chunks[lang] = _Chunks(ChunkCutter(self._cutter, lang))
+        keys = chunks.cutter.keys(text)
+        found = chunks.items.get_many(keys)
+        if None in found and not self._complete(found, keys, chunks):
+            return self.encode_fully(text, lang)
+        return list(chain.from_iterable(found))  # type: ignore[arg-type]
+
+    def encode_fully(self, text: str, lang: str) -> list[Item]:
+        """The same by all rules, without looking at chunks."""
         return self.encode_words([word.value for word in self._cutter.words(PlainText(text), lang)])
 
     def encode_words(self, words: list[str]) -> list[Item]:
@@ -37,8 +66,28 @@ class PieceEncoder(Generic[Item]):
         for word in words:
             items = self._words.get(word)
             if items is None:
-                items = self._encode_word(word)
-                if len(word) <= _CACHED_WORD_CHARACTERS:
+                items = tuple(self._encode_word(word))
+                if len(word) <= _CACHED_CHARACTERS:
                     self._words.put(word, items)
             result += items
         return result
+
+    def _complete(self, found: list[tuple[Item, ...] | None], keys: list[str], chunks: _Chunks[Item]) -> bool:
+        """Fill the gaps of `found`; False if a chunk is not self-contained."""
+        for index, items in enumerate(found):
+            if items is not None:
+                continue
+            key = keys[index]
+            if key[-1] == ".":
+                key = chunks.cutter.key(key, keys[index + 1])
+                items = chunks.items.get(key)
+            if items is None:
+                words = chunks.cutter.words(key)
+                if words is None:
+                    return False
+                # A word alone is remembered as a chunk only.
+                items = tuple(self._encode_word(words[0]) if len(words) == 1 else self.encode_words(words))
+                if len(key) <= _CACHED_CHARACTERS:
+                    chunks.items.put(key, items)
+            found[index] = items
+        return True

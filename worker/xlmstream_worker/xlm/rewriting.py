@@ -13,6 +13,9 @@ from typing import NamedTuple, Protocol, Self
 
 Template = str | Callable[[re.Match[str]], str]
 
+# The template that puts spaces around each match (its only group).
+PADDED = r" \1 "
+
 
 class Rule(NamedTuple):
     r"""Replace every match of `pattern` by `template`.
@@ -103,7 +106,9 @@ class PlainText:
         value = self.value
         for guard, pattern, template in rules:
             if guard in value:
-                value = pattern.sub(template, value)
+                # Splitting and joining pads too, without a template to fill at every match.
+                padded = template is PADDED
+                value = " ".join(pattern.split(value)) if padded else pattern.sub(template, value)
         self.value = value
 
     def strip(self) -> None:

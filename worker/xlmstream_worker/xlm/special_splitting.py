@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from xlmstream_worker.xlm.rewriting import Rule, Text
+from xlmstream_worker.xlm.aligned import AlignedText
+from xlmstream_worker.xlm.rewriting import Rule
 from xlmstream_worker.xlm.vocabulary import AddedToken
 
 
@@ -45,9 +46,13 @@ class SpecialSplitter:
         _, pattern, lowered = self._lowering
         return pattern.sub(lowered, text)
 
-    def lower_aligned(self, text: Text) -> None:
-        """The same in place, through a rule."""
-        text.rewrite((self._lowering,))
+    def lower_aligned(self, text: AlignedText) -> None:
+        """The same in place."""
+        lowered = self.lower(text.value)
+        if len(lowered) == len(text.value):
+            text.value = lowered
+        else:  # some character became two
+            text.rewrite((self._lowering,))
 
     def split(self, text: str) -> list[Span]:
         """The tokens and the pieces between them, from left to right; empty pieces are left out."""

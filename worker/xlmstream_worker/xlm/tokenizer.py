@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from xlmstream_worker.xlm.aligned import AlignedText, piece_offsets
 from xlmstream_worker.xlm.bpe import END_OF_WORD, BytePairEncoder
 from xlmstream_worker.xlm.calls import Encoded, Reading, TokenizerCalls
 from xlmstream_worker.xlm.encoding import to_list
-from xlmstream_worker.xlm.layout import NO_LIMIT_TOKENS, SIDES
+from xlmstream_worker.xlm.layout import NO_LIMIT_TOKENS, SIDES, Offset
 from xlmstream_worker.xlm.pieces import PieceEncoder
 from xlmstream_worker.xlm.special_splitting import Span, SpecialSplitter
 from xlmstream_worker.xlm.tokenizer_files import (
@@ -160,7 +161,9 @@ class XLMTokenizer(TokenizerCalls):
         return self._read(text, reading, self._piece_encoder, lambda token: token)
 
     def _encode_text(self, text: str, reading: Reading, with_offsets: bool) -> Encoded:
-        return Encoded(self._read(text, reading, self._id_encoder, self._added_tokens_encoder.__getitem__))
+        if with_offsets:
+            return self._encode_aligned(text, reading)
+        return Encoded(self._read(text, reading, self._id_encoder, self._ids.__getitem__))
 
     def _read(
         self, text: str, reading: Reading, encoder: PieceEncoder[Item], special: Callable[[str], Item]
@@ -170,8 +173,7 @@ class XLMTokenizer(TokenizerCalls):
         if self._lowers_first(reading):
             text = self._splitter.lower(text)
         items: list[Item] = []
-        whole = [Span(0, len(text), False)]
-        for start, end, is_token in whole if reading.split_special_tokens else self._splitter.split(text):
+        for start, end, is_token in self._spans(text, reading):
             piece = text[start:end]
             if is_token:
                 items.append(special(piece))
@@ -180,6 +182,31 @@ class XLMTokenizer(TokenizerCalls):
             else:
                 items += encoder.encode(piece, reading.lang)
         return items
+
+    def _encode_aligned(self, text: str, reading: Reading) -> Encoded:
+        """The same ids, each with the span of `text` it comes from."""
+        self._check_language(reading.lang)
+        aligned = AlignedText.of(text)
+        if self._lowers_first(reading):
+            self._splitter.lower_aligned(aligned)
+        ids: list[int] = []
+        offsets: list[Offset] = []
+        for start, end, is_token in self._spans(aligned.value, reading):
+            piece = aligned.part(start, end)
+            if is_token:
+                ids.append(self._ids[piece.value])
+                offsets.append((piece.starts[0], piece.ends[-1]))
+                continue
+            words = piece.split() if reading.bypass_tokenizer else self._cutter.words(piece, reading.lang)
+            for word in words:
+                pieces = self._bpe.pieces(word.value)
+                ids += map(self._ids.__getitem__, pieces)
+                offsets += piece_offsets(word, pieces)
+        return Encoded(ids, offsets)
+
+    def _spans(self, text: str, reading: Reading) -> list[Span]:
+        """The special tokens of a text and what lies between them."""
+        return [Span(0, len(text), False)] if reading.split_special_tokens else self._splitter.split(text)
 
     def _lowers_first(self, reading: Reading) -> bool:
         """Whether the text is lower-cased before words are cut, not only after.
@@ -195,16 +222,17 @@ class XLMTokenizer(TokenizerCalls):
             _log.warning("language %r is none of the model's: %s", lang, ", ".join(self.lang2id))
 
     def _vocabulary_changed(self) -> None:
+        super()._vocabulary_changed()
         special = self.all_special_tokens
         self._splitter = SpecialSplitter(special, self._added_tokens_decoder.values())
         self._piece_encoder = PieceEncoder(self._cutter, self._bpe.pieces)
         self._id_encoder = PieceEncoder(self._cutter, self._word_ids)
         # What decoding sets off by spaces: ordinary added tokens, and special ones outside the base vocabulary.
-        beyond = {token for token in self.additional_special_tokens if self._token_id(token) >= self.vocab_size}
+        beyond = {token for token in self.additional_special_tokens if self._ids[token] >= self.vocab_size}
         self._standing_alone = self._added_tokens_encoder.keys() - set(special) | beyond
 
-    def _word_ids(self, word: str) -> list[int]:
-        return self.convert_tokens_to_ids(self._bpe.pieces(word))
+    def _word_ids(self, word: str) -> Iterable[int]:
+        return map(self._ids.__getitem__, self._bpe.pieces(word))
 
     # Ids to text
 

@@ -66,6 +66,17 @@ class _RoleId:
         vocabulary.assign_role(self._role, None if index is None else vocabulary.convert_ids_to_tokens(index))
 
 
+class _TokenIds(dict[str, int]):
+    """Token to id; every other string has the unknown token's id."""
+
+    unknown: int | None = None
+
+    def __missing__(self, token: str) -> int:
+        if self.unknown is None:
+            raise ValueError(f"{token!r} is not in the vocabulary and there is no unknown token")
+        return self.unknown
+
+
 class Vocabulary:
     """Converts tokens to ids and back.
 
@@ -201,7 +212,7 @@ class Vocabulary:
         token = self.roles[role]
         if token is None:
             raise ValueError(f"no {role} is set")
-        return self._token_id(str(token))
+        return self._ids[str(token)]
 
     def assign_role(self, role: str, token: str | AddedToken | None) -> None:
         """Let a token (or none) play a role; it is not added to the vocabulary (`add_special_tokens` does)."""
@@ -275,7 +286,10 @@ class Vocabulary:
         return free - size
 
     def _vocabulary_changed(self) -> None:
-        """Called after each change of tokens or roles."""
+        """Renew what is derived from tokens and roles; called after each change of either."""
+        self._ids = _TokenIds(self.get_vocab())
+        if self.unk_token is not None:
+            self._ids.unknown = self._ids.get(self.unk_token)
 
     # Conversion
 
@@ -288,8 +302,8 @@ class Vocabulary:
     def convert_tokens_to_ids(self, tokens: str | list[str] | tuple[str, ...]) -> int | list[int]:
         """The id of a token, or the ids of several; what is not in the vocabulary gets the unknown token's."""
         if isinstance(tokens, str):
-            return self._token_id(tokens)
-        return [self._token_id(token) for token in tokens]
+            return self._ids[tokens]
+        return list(map(self._ids.__getitem__, tokens))
 
     @overload
     def convert_ids_to_tokens(self, ids: int, skip_special_tokens: bool = False) -> str: ...
@@ -303,22 +317,6 @@ class Vocabulary:
             return self._id_token(ids)
         skipped = set(self.all_special_ids) if skip_special_tokens else ()
         return [self._id_token(index) for index in map(int, ids) if index not in skipped]
-
-    def _token_id(self, token: str) -> int:
-        """The id of a token, or that of the unknown token.
-
-        Raises:
-            ValueError: the token is unknown and no unknown token is set.
-        """
-        index = self._added_tokens_encoder.get(token)
-        if index is None:
-            index = self.encoder.get(token)
-        if index is None:
-            unknown = self.unk_token
-            if unknown is None or (unknown not in self._added_tokens_encoder and unknown not in self.encoder):
-                raise ValueError(f"{token!r} is not in the vocabulary and there is no unknown token")
-            return self._token_id(unknown)
-        return index
 
     def _id_token(self, index: int) -> str:
         added = self._added_tokens_decoder.get(index)

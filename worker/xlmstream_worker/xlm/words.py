@@ -10,15 +10,22 @@ from xlmstream_worker.xlm.segmenters import Segmenters
 AnyText = TypeVar("AnyText", bound=Text)
 
 
+# Written without spaces: cut by a segmenter instead of Moses.
+SEGMENTED_LANGUAGES = frozenset(("zh", "th", "ja"))
+
+
 class WordCutter:
     """Normalises a text and cuts it into words. Threads may share it.
+
+    Attributes:
+        folds: the argument `fold`.
 
     Args:
         fold: lower-case the words and drop their accents (all models but the 17- and 100-language ones).
     """
 
     def __init__(self, fold: bool) -> None:
-        self._fold = fold
+        self.folds = fold
         self._segmenters = Segmenters()
         self._moses: dict[str, MosesTokenizer] = {}
 
@@ -30,26 +37,28 @@ class WordCutter:
         Raises:
             MissingSegmenterError: the language needs a package or a model file that is not installed.
         """
-        words = self._cut(text, lang)
-        if self._fold:
-            for word in words:
-                word.fold()
-            words = [part for word in words for part in (word.split(" ") if " " in word.value else (word,))]
-        return [word for word in words if word.value]
-
-    def _cut(self, text: AnyText, lang: str) -> list[AnyText]:
+        if lang in ("th", "ja"):
+            return self._segmented(text, lang)
         if lang == "zh":
             text = text.spaced(self._segmenters.chinese(text.value))
-            normalize(text, lang)
-            return text.split()
         normalize(text, lang)
-        if lang == "th":
-            return text.segments(self._segmenters.thai(text.value))
-        if lang == "ja":
-            return text.segments(self._segmenters.japanese(text.value))
         if lang == "ro":
             fold_romanian(text)
-        return self.moses(lang).words(text)
+        if lang != "zh":
+            self.moses(lang).tokenize(text)
+        if self.folds:
+            text.fold()
+        return text.split()
+
+    def _segmented(self, text: AnyText, lang: str) -> list[AnyText]:
+        normalize(text, lang)
+        segment = self._segmenters.thai if lang == "th" else self._segmenters.japanese
+        words = text.segments(segment(text.value))
+        if self.folds:
+            for word in words:
+                word.fold()
+            words = [part for word in words for part in word.split(" ")]
+        return [word for word in words if word.value]
 
     def moses(self, lang: str) -> MosesTokenizer:
         """The Moses tokenizer of a language, made at its first use."""

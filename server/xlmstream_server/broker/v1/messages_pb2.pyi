@@ -32,6 +32,11 @@ class Envelope(google.protobuf.message.Message):
     DEADLINE_MS_FIELD_NUMBER: builtins.int
     RESUME_SECRET_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    JOURNALED_FIELD_NUMBER: builtins.int
+    DETACH_FIELD_NUMBER: builtins.int
+    COST_TOKENS_FIELD_NUMBER: builtins.int
+    PARTS_FIELD_NUMBER: builtins.int
     execution_id: builtins.str
     tenant: builtins.str
     model: builtins.str
@@ -49,6 +54,20 @@ class Envelope(google.protobuf.message.Message):
     """The secret half of the resume token."""
     seed: builtins.int
     """Seed for a request that named none; drawn once, so that a second attempt draws the same tokens."""
+    priority: xlmstream.v1.common_pb2.Priority.ValueType
+    """The lane it waits in; unspecified counts as standard."""
+    journaled: builtins.bool
+    """Whether its events are kept so that they can be read again: streams, requests with a request_id, DETACH. The events
+    of any other request leave the worker together with the terminal one and are not kept.
+    """
+    detach: builtins.bool
+    """Without a listener: keep working for the grace period (true, DETACH) or stop (false, CANCEL)."""
+    cost_tokens: builtins.int
+    """Estimated tokens of prompt and output together: what admission counts."""
+    parts: builtins.int
+    """How many executions the call consists of (a Generate call has one an input): whoever cancels its request_id cancels
+    that many parts. 0 counts as 1.
+    """
     def __init__(
         self,
         *,
@@ -61,8 +80,13 @@ class Envelope(google.protobuf.message.Message):
         deadline_ms: builtins.int = ...,
         resume_secret: builtins.str = ...,
         seed: builtins.int = ...,
+        priority: xlmstream.v1.common_pb2.Priority.ValueType = ...,
+        journaled: builtins.bool = ...,
+        detach: builtins.bool = ...,
+        cost_tokens: builtins.int = ...,
+        parts: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["accepted_ms", b"accepted_ms", "deadline_ms", b"deadline_ms", "execution_id", b"execution_id", "model", b"model", "request", b"request", "resume_secret", b"resume_secret", "seed", b"seed", "task", b"task", "tenant", b"tenant"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accepted_ms", b"accepted_ms", "cost_tokens", b"cost_tokens", "deadline_ms", b"deadline_ms", "detach", b"detach", "execution_id", b"execution_id", "journaled", b"journaled", "model", b"model", "parts", b"parts", "priority", b"priority", "request", b"request", "resume_secret", b"resume_secret", "seed", b"seed", "task", b"task", "tenant", b"tenant"]) -> None: ...
 
 global___Envelope = Envelope
 
@@ -135,7 +159,9 @@ class FrameItem(google.protobuf.message.Message):
     event_count: builtins.int
     """Number of events in `events`."""
     events: builtins.bytes
-    """The journal's bytes: each event behind its length as a varint (protobuf's delimited form)."""
+    """The journal's bytes: each event behind its length as a varint (protobuf's delimited form). Empty where they are
+    too large for a frame: read them with `follow`.
+    """
     terminal: builtins.bool
     """Whether the last of them is the terminal event."""
     def __init__(
@@ -153,27 +179,25 @@ global___FrameItem = FrameItem
 
 @typing.final
 class Frame(google.protobuf.message.Message):
-    """What one step of one worker has for one gateway: one entry of the gateway's stream."""
+    """What one step of one worker has for one gateway: one entry of the gateway's stream. The ids of the entries count
+    without gaps, so a jump tells the reader that frames were trimmed.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     WORKER_FIELD_NUMBER: builtins.int
-    SEQ_FIELD_NUMBER: builtins.int
     ITEMS_FIELD_NUMBER: builtins.int
     worker: builtins.str
     """The worker's life, "wid:epoch"; empty for frames that scripts write on their own."""
-    seq: builtins.int
-    """Counts this worker's frames to this gateway: a jump tells the gateway to audit."""
     @property
     def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___FrameItem]: ...
     def __init__(
         self,
         *,
         worker: builtins.str = ...,
-        seq: builtins.int = ...,
         items: collections.abc.Iterable[global___FrameItem] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["items", b"items", "seq", b"seq", "worker", b"worker"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items", "worker", b"worker"]) -> None: ...
 
 global___Frame = Frame
 

@@ -34,6 +34,10 @@ class GenerationCache(Generic[Value]):
                 self.put(key, value)
         return value
 
+    def get_many(self, keys: list[str]) -> list[Value | None]:
+        """The values of the young generation only, or None: quick, for callers that then `get` what is missing."""
+        return list(map(self._young.get, keys))
+
     def put(self, key: str, value: Value) -> None:
         """Store a value (not None)."""
         young = self._young

@@ -1,0 +1,308 @@
+"""What can go wrong, as exceptions: the only place where reasons and status codes become exception classes.
+
+    XlmstreamError                      .reason .code .message .metadata .execution_id .request_id .retryable
+    ├── InvalidArgument
+    │   ├── InvalidInput                .field_violations
+    │   └── InputTooLong                .tokens .max_tokens
+    ├── NotFound
+    │   ├── ModelNotFound               .models
+    │   └── RequestNotFound
+    ├── RequestIdReused
+    ├── TaskUnsupported                 .tasks
+    ├── ResourceExhausted
+    │   ├── QueueFull                   .retry_after_s
+    │   ├── MessageTooLarge
+    │   └── DeviceOutOfMemory
+    ├── Unavailable                     also: nothing answers at the address
+    │   ├── NoWorker                    .retry_after_s
+    │   ├── Draining                    .retry_after_s
+    │   └── QueueDown                   .retry_after_s
+    ├── DeadlineExceeded
+    │   ├── DeadlineInQueue
+    │   └── DeadlineInCompute
+    ├── CursorExpired                   .earliest .next
+    ├── Cancelled
+    ├── Unauthenticated
+    ├── PermissionDenied
+    ├── InternalError
+    │   └── PoisonedInput
+    └── ProtocolError                   the service broke its own contract
+
+A reason or code that this version does not know becomes the nearest class above it, with `reason` as it was sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import grpc
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field of the request and what is wrong with it."""
+
+    field: str
+    """Path in the request, for example "inputs[3].text" or "parameters.top_p"."""
+    description: str
+
+
+class XlmstreamError(Exception):
+    """Any failure of a call, as told by the service or met on the way to it."""
+
+    default_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+    """The gRPC code that errors of this class come with."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: grpc.StatusCode | None = None,
+        reason: str = "",
+        metadata: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
+        field_violations: Iterable[FieldViolation] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.reason = reason
+        """A name of ErrorReason without its prefix; empty where the error is not the service's own."""
+        self.metadata = dict(metadata or {})
+        """Figures that belong to the reason; errors.proto names them."""
+        self.retry_after_s = retry_after_s
+        """Seconds to wait before trying again, where the service told."""
+        self.field_violations = tuple(field_violations)
+        self.request_id: str | None = None
+        """The key of the request that failed, where it had one."""
+        self.input_index: int | None = None
+        """Which input of a call with several failed, from 0; None where the call as a whole did."""
+
+    @property
+    def execution_id(self) -> str | None:
+        """The service's name of the request, to be found in its logs."""
+        return self.metadata.get("execution_id")
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same call may succeed a little later."""
+        if self.reason:
+            return self.retry_after_s is not None
+        # Errors of the service always carry a reason; what has none failed in a connection or a proxy.
+        broken = self.code is grpc.StatusCode.INTERNAL and "RST_STREAM" in self.message
+        return broken or self.code is grpc.StatusCode.UNAVAILABLE or self.retry_after_s is not None
+
+    def __str__(self) -> str:
+        tags = [self.reason or self.code.name]
+        tags += [f"execution {self.execution_id}"] if self.execution_id else []
+        tags += [f"request {self.request_id}"] if self.request_id else []
+        return f"{self.message} [{', '.join(tags)}]"
+
+    def _figure(self, key: str) -> int | None:
+        value = self.metadata.get(key, "")
+        return int(value) if value.isdigit() else None
+
+    def _names(self, key: str) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.metadata.get(key, "").split(",") if name.strip())
+
+
+class InvalidArgument(XlmstreamError):
+    """The request itself is wrong; sending it again cannot help."""
+
+    default_code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class InvalidInput(InvalidArgument):
+    """A field is wrong; `field_violations` names each one and its limit."""
+
+
+class InputTooLong(InvalidArgument):
+    """More tokens than the model takes, and truncation is off."""
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of the input."""
+        return self._figure("tokens")
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Most tokens that the model takes."""
+        return self._figure("max")
+
+
+class NotFound(XlmstreamError):
+    """What the request names does not exist."""
+
+    default_code = grpc.StatusCode.NOT_FOUND
+
+
+class ModelNotFound(NotFound):
+    """No such model is served."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that are served."""
+        return self._names("models")
+
+
+class RequestNotFound(NotFound):
+    """No such request is known, or it has been forgotten."""
+
+
+class RequestIdReused(XlmstreamError):
+    """The request_id was used before, with other content."""
+
+    default_code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class TaskUnsupported(XlmstreamError):
+    """The model cannot do this task."""
+
+    default_code = grpc.StatusCode.FAILED_PRECONDITION
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that the model can do."""
+        return self._names("tasks")
+
+
+class ResourceExhausted(XlmstreamError):
+    """Too much was asked for, or at once."""
+
+    default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class QueueFull(ResourceExhausted):
+    """The queue of the model is full; `retry_after_s` says when to try again."""
+
+
+class MessageTooLarge(ResourceExhausted):
+    """The request message exceeds the service's limit: send fewer inputs at a time."""
+
+
+class DeviceOutOfMemory(ResourceExhausted):
+    """The device ran out of memory even with this input alone."""
+
+
+class Unavailable(XlmstreamError):
+    """The service cannot be reached, or cannot work now."""
+
+    default_code = grpc.StatusCode.UNAVAILABLE
+
+
+class NoWorker(Unavailable):
+    """The model is known, but no worker serves it now."""
+
+
+class Draining(Unavailable):
+    """The gateway is shutting down; another one takes over."""
+
+
+class QueueDown(Unavailable):
+    """The gateway cannot reach its queue; nothing was accepted."""
+
+
+class DeadlineExceeded(XlmstreamError):
+    """The time limit of the call passed."""
+
+    default_code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class DeadlineInQueue(DeadlineExceeded):
+    """The time limit passed before a worker took the request; nothing ran."""
+
+
+class DeadlineInCompute(DeadlineExceeded):
+    """The time limit passed while the request ran."""
+
+
+class CursorExpired(XlmstreamError):
+    """The events asked for are no longer, or not yet, there."""
+
+    default_code = grpc.StatusCode.OUT_OF_RANGE
+
+    @property
+    def earliest(self) -> int | None:
+        """Number of the first event that can be had."""
+        return self._figure("earliest")
+
+    @property
+    def next(self) -> int | None:
+        """Number of the event that will be produced next."""
+        return self._figure("next")
+
+
+class Cancelled(XlmstreamError):
+    """The request was cancelled, or its client or stream was closed."""
+
+    default_code = grpc.StatusCode.CANCELLED
+
+
+class Unauthenticated(XlmstreamError):
+    """The call carries no credential that the service accepts."""
+
+    default_code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(XlmstreamError):
+    """The credential does not allow this call."""
+
+    default_code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class InternalError(XlmstreamError):
+    """A defect of the service; `execution_id` finds it in the logs."""
+
+    default_code = grpc.StatusCode.INTERNAL
+
+
+class PoisonedInput(InternalError):
+    """This input repeatedly brought a worker down while it ran alone."""
+
+
+class ProtocolError(XlmstreamError):
+    """The service broke its own contract, such as a gap in the numbering of events."""
+
+    default_code = grpc.StatusCode.INTERNAL
+
+
+BY_REASON: Mapping[str, type[XlmstreamError]] = {
+    "INVALID_INPUT": InvalidInput,
+    "INPUT_TOO_LONG": InputTooLong,
+    "MESSAGE_TOO_LARGE": MessageTooLarge,
+    "QUEUE_FULL": QueueFull,
+    "TASK_UNSUPPORTED": TaskUnsupported,
+    "MODEL_NOT_FOUND": ModelNotFound,
+    "REQUEST_NOT_FOUND": RequestNotFound,
+    "NO_WORKER": NoWorker,
+    "DRAINING": Draining,
+    "QUEUE_DOWN": QueueDown,
+    "POISONED_INPUT": PoisonedInput,
+    "DEVICE_OOM": DeviceOutOfMemory,
+    "DEADLINE_QUEUE": DeadlineInQueue,
+    "DEADLINE_COMPUTE": DeadlineInCompute,
+    "CURSOR_EXPIRED": CursorExpired,
+    "REQUEST_ID_REUSED": RequestIdReused,
+    "CANCELLED": Cancelled,
+    "INTERNAL": InternalError,
+}
+
+BY_CODE: Mapping[grpc.StatusCode, type[XlmstreamError]] = {
+    kind.default_code: kind
+    for kind in (
+        InvalidArgument,
+        NotFound,
+        RequestIdReused,
+        TaskUnsupported,
+        ResourceExhausted,
+        Unavailable,
+        DeadlineExceeded,
+        CursorExpired,
+        Cancelled,
+        Unauthenticated,
+        PermissionDenied,
+        InternalError,
+    )
+}

@@ -1,0 +1,200 @@
+"""From Python arguments to request messages: the keywords that calls take, and the pure functions that read them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping, MutableSequence, Sequence
+from typing import Any, Literal, TypedDict
+
+from google.protobuf.message import Message
+
+from xlmstream.errors import FieldViolation, InvalidInput
+from xlmstream.v1.common_pb2 import DisconnectPolicy, Priority, RequestOptions, TextInput, Truncation
+from xlmstream.v1.generation_pb2 import GenerationParameters
+from xlmstream.v1.inference_pb2 import (
+    CancelRequestRequest,
+    DetokenizeRequest,
+    GenerateRequest,
+    GenerateStreamRequest,
+    TokenizeRequest,
+)
+
+Prompt = str | TextInput
+"""A text; or a TextInput for what a plain string cannot say: token ids, or a language of its own within a batch."""
+
+
+class RequestKeywords(TypedDict, total=False):
+    """What every request takes."""
+
+    model: str
+    """ "name" or "name@version"; left out: the only model served."""
+    priority: Literal["interactive", "standard", "bulk"]
+    request_id: str
+    """Your key for this request: a second one with the same key and content joins the first."""
+
+
+class TextKeywords(RequestKeywords, total=False):
+    """What every request on texts takes."""
+
+    language: str
+    """Language code of the prompts that name none, one of Model.languages."""
+    allow_special_tokens: bool
+    """Whether "</s>" and the like in a plain string mean the special tokens; otherwise they are literal text."""
+    truncation: Literal["keep_start", "keep_end"]
+    """What to keep of an input that is too long; left out, it is refused with InputTooLong."""
+
+
+class TokenizeKeywords(TextKeywords, total=False):
+    """What tokenisation takes."""
+
+    add_special_tokens: bool
+    """Whether to add the special tokens around each text."""
+
+
+class DetokenizeKeywords(RequestKeywords, total=False):
+    """What detokenisation takes."""
+
+    skip_special_tokens: bool
+    """Whether to leave special tokens out of the text."""
+
+
+class GenerateKeywords(TextKeywords, total=False):
+    """What generation takes; GenerationParameters in generation.proto gives ranges and defaults."""
+
+    max_new_tokens: int
+    min_new_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+    stop: str | Sequence[str]
+    ignore_eos: bool
+
+
+def new_request_id() -> str:
+    return uuid.uuid4().hex
+
+
+def batch_of(prompts: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
+    """The inputs of a call, and whether the user passed one by itself rather than a sequence."""
+    return ([prompts], True) if isinstance(prompts, str | TextInput) else (list(prompts), False)
+
+
+def id_batch_of(ids: Sequence[int] | Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], bool]:
+    """The same for lists of ids; an empty sequence is one list without ids."""
+    lists = [one for one in ids if not isinstance(one, int)]
+    return (lists, False) if lists else ([[one for one in ids if isinstance(one, int)]], True)
+
+
+def generate_request(prompts: Sequence[Prompt], keywords: GenerateKeywords) -> GenerateRequest:
+    _refuse_unknown(keywords, GenerateKeywords)
+    return GenerateRequest(
+        options=_options(keywords, request_id=new_request_id()),
+        inputs=_inputs(prompts, keywords),
+        parameters=_parameters(keywords),
+    )
+
+
+def generate_stream_request(prompt: Prompt, keywords: GenerateKeywords) -> GenerateStreamRequest:
+    """A request that goes on without a listener for a while, so that the client can take its stream up again."""
+    _refuse_unknown(keywords, GenerateKeywords)
+    options = _options(keywords, request_id=new_request_id())
+    options.disconnect_policy = DisconnectPolicy.DISCONNECT_POLICY_DETACH
+    [text] = _inputs([prompt], keywords)
+    return GenerateStreamRequest(options=options, input=text, parameters=_parameters(keywords))
+
+
+def tokenize_request(texts: Sequence[Prompt], keywords: TokenizeKeywords) -> TokenizeRequest:
+    _refuse_unknown(keywords, TokenizeKeywords)
+    return TokenizeRequest(
+        options=_options(keywords),
+        inputs=_inputs(texts, keywords),
+        add_special_tokens=keywords.get("add_special_tokens", False),
+    )
+
+
+def detokenize_request(inputs: Sequence[Iterable[int]], keywords: DetokenizeKeywords) -> DetokenizeRequest:
+    _refuse_unknown(keywords, DetokenizeKeywords)
+    request = DetokenizeRequest(
+        options=_options(keywords), skip_special_tokens=keywords.get("skip_special_tokens", False)
+    )
+    for index, ids in enumerate(inputs):
+        _assign(request.inputs.add(), "ids", list(ids), path=f"inputs[{index}].ids")
+    return request
+
+
+def cancel_request(request_id: str | None, execution_id: str | None) -> CancelRequestRequest:
+    if request_id is not None and execution_id is None:
+        return CancelRequestRequest(request_id=request_id)
+    if execution_id is not None and request_id is None:
+        return CancelRequestRequest(execution_id=execution_id)
+    raise TypeError("name the request by its request_id or by its execution_id")
+
+
+def _options(keywords: RequestKeywords | TextKeywords, *, request_id: str = "") -> RequestOptions:
+    """The options of a request; `request_id` is for one whose user chose none."""
+    options = RequestOptions(request_id=request_id)
+    for name in ("model", "request_id"):
+        _assign(options, name, keywords.get(name), path=f"options.{name}")
+    for name, values in (("priority", Priority), ("truncation", Truncation)):
+        chosen = keywords.get(name)
+        if chosen is not None:
+            names = {full.removeprefix(f"{name.upper()}_").lower(): value for full, value in values.items()}
+            if chosen not in names:
+                raise _invalid(f"options.{name}", f"{chosen!r} is none of {', '.join(sorted(names))}")
+            setattr(options, name, names[str(chosen)])
+    return options
+
+
+def _inputs(prompts: Sequence[Prompt], keywords: TextKeywords) -> list[TextInput]:
+    inputs = []
+    for index, prompt in enumerate(prompts):
+        text = TextInput()
+        if isinstance(prompt, TextInput):
+            text.CopyFrom(prompt)
+        elif not isinstance(prompt, str):
+            raise _invalid(f"inputs[{index}]", f"a str or a TextInput, not {type(prompt).__name__}")
+        else:
+            _assign(text, "text", prompt, path=f"inputs[{index}].text")
+            text.allow_special_tokens = keywords.get("allow_special_tokens", False)
+        if not text.HasField("language"):
+            _assign(text, "language", keywords.get("language"), path=f"inputs[{index}].language")
+        inputs.append(text)
+    return inputs
+
+
+def _parameters(keywords: GenerateKeywords) -> GenerationParameters:
+    parameters = GenerationParameters()
+    for field in GenerationParameters.DESCRIPTOR.fields:
+        value = keywords.get(field.name)
+        if field.name == "stop" and isinstance(value, str):
+            value = [value]
+        _assign(parameters, field.name, value, path=f"parameters.{field.name}")
+    return parameters
+
+
+def _assign(message: Message, name: str, value: Any, *, path: str) -> None:
+    """Set one field; None leaves it unset. What the field's type cannot hold is told with the name users know."""
+    if value is None:
+        return
+    field = getattr(message, name)
+    try:
+        if isinstance(field, MutableSequence):
+            field.extend(value)
+        else:
+            setattr(message, name, value)
+    except (TypeError, ValueError) as error:
+        raise _invalid(path, str(error)) from error
+
+
+def _invalid(path: str, description: str) -> InvalidInput:
+    return InvalidInput(
+        f"{path}: {description}", reason="INVALID_INPUT", field_violations=[FieldViolation(path, description)]
+    )
+
+
+def _refuse_unknown(keywords: Mapping[str, object], known: type) -> None:
+    """A misspelt keyword is an error as in any function, not a default silently kept."""
+    for name in keywords:
+        if name not in known.__annotations__:
+            raise TypeError(f"unexpected keyword argument {name!r}; known are {', '.join(known.__annotations__)}")

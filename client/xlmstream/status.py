@@ -1,0 +1,129 @@
+"""Builds the `google.rpc.Status` of the service's errors: the one place where a reason meets its gRPC code and details.
+
+Gateway, broker and worker all report errors and all import this package, so it lives here; `errors` reads what is built
+here. Whatever a caller sent, a status stays small: HTTP/2 clients refuse trailers beyond 8 KiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, PreconditionFailure, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from xlmstream.v1.common_pb2 import Task
+from xlmstream.v1.errors_pb2 import ErrorReason
+
+Reason: TypeAlias = ErrorReason.ValueType
+
+DOMAIN = "xlmstream"
+MAX_MESSAGE_CHARS = 512
+MAX_DETAIL_BYTES = 2048
+MAX_VIOLATIONS = 8
+
+CODES: Mapping[Reason, code_pb2.Code.ValueType] = {
+    ErrorReason.ERROR_REASON_INVALID_INPUT: code_pb2.INVALID_ARGUMENT,
+    ErrorReason.ERROR_REASON_INPUT_TOO_LONG: code_pb2.INVALID_ARGUMENT,
+    ErrorReason.ERROR_REASON_MESSAGE_TOO_LARGE: code_pb2.RESOURCE_EXHAUSTED,
+    ErrorReason.ERROR_REASON_QUEUE_FULL: code_pb2.RESOURCE_EXHAUSTED,
+    ErrorReason.ERROR_REASON_TASK_UNSUPPORTED: code_pb2.FAILED_PRECONDITION,
+    ErrorReason.ERROR_REASON_MODEL_NOT_FOUND: code_pb2.NOT_FOUND,
+    ErrorReason.ERROR_REASON_REQUEST_NOT_FOUND: code_pb2.NOT_FOUND,
+    ErrorReason.ERROR_REASON_NO_WORKER: code_pb2.UNAVAILABLE,
+    ErrorReason.ERROR_REASON_DRAINING: code_pb2.UNAVAILABLE,
+    ErrorReason.ERROR_REASON_QUEUE_DOWN: code_pb2.UNAVAILABLE,
+    ErrorReason.ERROR_REASON_POISONED_INPUT: code_pb2.INTERNAL,
+    ErrorReason.ERROR_REASON_DEVICE_OOM: code_pb2.RESOURCE_EXHAUSTED,
+    ErrorReason.ERROR_REASON_DEADLINE_QUEUE: code_pb2.DEADLINE_EXCEEDED,
+    ErrorReason.ERROR_REASON_DEADLINE_COMPUTE: code_pb2.DEADLINE_EXCEEDED,
+    ErrorReason.ERROR_REASON_CURSOR_EXPIRED: code_pb2.OUT_OF_RANGE,
+    ErrorReason.ERROR_REASON_REQUEST_ID_REUSED: code_pb2.ALREADY_EXISTS,
+    ErrorReason.ERROR_REASON_CANCELLED: code_pb2.CANCELLED,
+    ErrorReason.ERROR_REASON_INTERNAL: code_pb2.INTERNAL,
+}
+
+
+def build(
+    reason: Reason,
+    message: str,
+    *details: Message,
+    retry_after_s: float | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Status:
+    """The status of a reason: its code, its ErrorInfo, RetryInfo where a retry is worth it, and further details."""
+    status = Status(code=CODES[reason], message=message[:MAX_MESSAGE_CHARS])
+    status.details.add().Pack(ErrorInfo(reason=reason_name(reason), domain=DOMAIN, metadata=metadata or {}))
+    if retry_after_s is not None:
+        delay = Duration()
+        delay.FromMilliseconds(max(1, round(retry_after_s * 1000)))
+        status.details.add().Pack(RetryInfo(retry_delay=delay))
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status
+
+
+def reason_name(reason: Reason) -> str:
+    """The name that callers see: "INPUT_TOO_LONG"."""
+    return ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
+
+
+def task_name(task: Task.ValueType) -> str:
+    """The name that callers see: "GENERATE"; the number of a task that this version does not know."""
+    return Task.Name(task).removeprefix("TASK_") if task in Task.values() else str(task)
+
+
+def invalid_input(violations: Iterable[tuple[str, str]]) -> Status:
+    """INVALID_INPUT from (path of the field, what is wrong and what is allowed) pairs; the first few are reported."""
+    bad_request, room = BadRequest(), MAX_DETAIL_BYTES
+    violations = list(violations)
+    for field, description in violations[:MAX_VIOLATIONS]:
+        room -= len(field) + len(description.encode())
+        if room < 0 and bad_request.field_violations:
+            break
+        bad_request.field_violations.add(field=field, description=description)
+    field, description = violations[0]
+    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+    return build(ErrorReason.ERROR_REASON_INVALID_INPUT, f"{field}: {description}{more}", bad_request)
+
+
+def input_too_long(field: str, tokens: int, max_tokens: int) -> Status:
+    """INPUT_TOO_LONG for the input at `field`, with its count of tokens and the most the model takes."""
+    return build(
+        ErrorReason.ERROR_REASON_INPUT_TOO_LONG,
+        f"{field}: {tokens} tokens, the model takes at most {max_tokens}; shorten it or set options.truncation",
+        BadRequest(
+            field_violations=[BadRequest.FieldViolation(field=field, description=f"at most {max_tokens} tokens")]
+        ),
+        metadata={"tokens": str(tokens), "max": str(max_tokens)},
+    )
+
+
+def task_unsupported(model: str, task: Task.ValueType, tasks: Iterable[Task.ValueType]) -> Status:
+    """TASK_UNSUPPORTED, naming the tasks that `model` has."""
+    names = ", ".join(task_name(each) for each in tasks)
+    violation = PreconditionFailure.Violation(type="TASK", subject=model, description=f"has the tasks {names}")
+    return build(
+        ErrorReason.ERROR_REASON_TASK_UNSUPPORTED,
+        f"model {model} cannot do {task_name(task)}; it can do: {names}",
+        PreconditionFailure(violations=[violation]),
+        metadata={"tasks": names},
+    )
+
+
+def deadline_compute() -> Status:
+    """DEADLINE_COMPUTE: the deadline passed while the request ran."""
+    return build(ErrorReason.ERROR_REASON_DEADLINE_COMPUTE, "the deadline passed while the request ran")
+
+
+def device_oom() -> Status:
+    """DEVICE_OOM: no memory for this input even alone."""
+    return build(ErrorReason.ERROR_REASON_DEVICE_OOM, "the device ran out of memory even with this input alone")
+
+
+def internal() -> Status:
+    """INTERNAL: a defect. Says no more, so that nothing of the service or of other callers leaks."""
+    return build(ErrorReason.ERROR_REASON_INTERNAL, "a defect of the service; its logs hold the cause")

@@ -1,0 +1,6 @@
+-- id, deadline event  -> NOTFOUND | OK state found
+local v = call('HMGET', execution(ARGV[1]), 'state', 'deadline')
+if not v[1] then return {'NOTFOUND'} end
+if tonumber(v[2]) <= now then stop(ARGV[1], 'EXPIRED', ARGV[2]) end
+send('')
+return {'OK', v[1]}

@@ -1,0 +1,420 @@
+"""The engine against the plain computation: every row gets what it would get alone."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from decoder.plain import MARGIN, Transcript, build_model, next_scores, plain_greedy, run
+from xlmstream_worker.decoder import DecoderEngine
+from xlmstream_worker.sequences import (
+    BeamParameters,
+    DecodingMode,
+    EndReason,
+    EngineConfig,
+    FailureKind,
+    SamplingParameters,
+    SequenceRequest,
+)
+from xlmstream_worker.xlm import XLMWithLMHeadModel
+
+CONTEXT = 48
+SMALL = EngineConfig(max_slots=5, prefill_tokens=7)
+
+
+def random_requests(seed: int, modes: list[DecodingMode], count: int = 16) -> list[tuple[int, SequenceRequest]]:
+    rng = random.Random(seed)
+    return [
+        (
+            rng.randint(0, 30),
+            SequenceRequest(
+                key=f"r{number}",
+                prompt_ids=tuple(rng.randrange(3, 97) for _ in range(rng.randint(1, 30))),
+                language_id=rng.choice([None, 0, 1, 2]),
+                mode=rng.choice(modes),
+                mask_id=rng.choice([None, 5]),
+                max_new_tokens=rng.randint(1, 24),
+                eos_id=rng.choice([None, 1, 11, 23]),
+                min_new_tokens=rng.randint(0, 1),
+            ),
+        )
+        for number in range(count)
+    ]
+
+
+def assert_greedy(model: XLMWithLMHeadModel, transcript: Transcript, requests: list[SequenceRequest]) -> None:
+    for request in requests:
+        expected, margin = plain_greedy(model, request, CONTEXT)
+        got = transcript.ids(request.key)
+        if margin > MARGIN:
+            assert got == expected, f"{request.key}: margin {margin:.2g}"
+        last = transcript.outputs[request.key, 0][-1]
+        assert last.finished is (EndReason.EOS if got[-1] == request.eos_id else EndReason.LENGTH)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_that_join_and_leave_equal_the_plain_forward(causal_model: XLMWithLMHeadModel, seed: int) -> None:
+    arrivals = random_requests(seed, list(DecodingMode))
+    transcript = run(DecoderEngine(causal_model, SMALL), arrivals)
+    assert_greedy(causal_model, transcript, [request for _, request in arrivals])
+
+
+def test_masked_models_equal_the_plain_forward(masked_model: XLMWithLMHeadModel) -> None:
+    arrivals = random_requests(5, [DecodingMode.MASK_APPEND])
+    transcript = run(DecoderEngine(masked_model, SMALL), arrivals)
+    assert_greedy(masked_model, transcript, [request for _, request in arrivals])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"n_langs": 1},
+        {"sinusoidal_embeddings": True},
+        {"gelu_activation": False},
+        {"tie_word_embeddings": False},
+        {"pruned_heads": {0: [1], 2: [0, 3]}},
+        {"use_lang_emb": False},
+    ],
+    ids=str,
+)
+def test_every_kind_of_model(overrides: dict[str, object]) -> None:
+    model = build_model(**overrides)  # type: ignore[arg-type]
+    arrivals = random_requests(9, list(DecodingMode), count=6)
+    transcript = run(DecoderEngine(model, SMALL), arrivals)
+    assert_greedy(model, transcript, [request for _, request in arrivals])
+
+
+def test_sampling_does_not_depend_on_batch_mates(causal_model: XLMWithLMHeadModel) -> None:
+    rng = random.Random(3)
+    arrivals = []
+    for step, request in random_requests(3, list(DecodingMode)):
+        sampling = SamplingParameters(
+            temperature=rng.choice([0.0, 0.7, 1.5]),
+            top_k=rng.choice([0, 1, 5, 40]),
+            top_p=rng.choice([1.0, 0.9, 0.5]),
+            seed=rng.getrandbits(64),
+        )
+        arrivals.append((step, replace(request, sampling=sampling)))
+    together = run(DecoderEngine(causal_model, SMALL), arrivals)
+    for _, request in arrivals:
+        alone = run(DecoderEngine(causal_model, SMALL), [(0, request)])
+        assert alone.ids(request.key) == together.ids(request.key)
+
+
+def test_seed_and_candidate_change_the_draw_and_nothing_else_does(causal_model: XLMWithLMHeadModel) -> None:
+    base = SequenceRequest(
+        "a", (5, 6), max_new_tokens=20, sampling=SamplingParameters(temperature=1.0, seed=4), candidates=3
+    )
+    other = replace(base, key="b", sampling=SamplingParameters(temperature=1.0, seed=5))
+    first = run(DecoderEngine(causal_model, SMALL), [(0, base), (0, other)])
+    again = run(DecoderEngine(causal_model, EngineConfig(max_slots=9)), [(3, base)])
+    texts = [tuple(first.ids("a", c)) for c in range(3)]
+    assert texts == [tuple(again.ids("a", c)) for c in range(3)]
+    assert len(set(texts)) == 3
+    assert tuple(first.ids("b")) != texts[0]
+
+
+def test_a_resumed_request_continues_as_it_would_have(causal_model: XLMWithLMHeadModel) -> None:
+    request = SequenceRequest(
+        "a", (8, 9, 10), max_new_tokens=15, eos_id=1, sampling=SamplingParameters(temperature=1.2, seed=9), candidates=2
+    )
+    whole = run(DecoderEngine(causal_model, SMALL), [(0, request)])
+    prefixes = (tuple(whole.ids("a", 0)[:7]), tuple(whole.ids("a", 1)[:2]))
+    resumed = run(DecoderEngine(causal_model, SMALL), [(0, replace(request, forced_ids=prefixes))])
+    for candidate, prefix in enumerate(prefixes):
+        assert resumed.outputs["a", candidate][0].index == len(prefix)
+        assert list(prefix) + resumed.ids("a", candidate) == whole.ids("a", candidate)
+
+
+def test_candidates_that_ended_earlier_are_not_run_again(causal_model: XLMWithLMHeadModel) -> None:
+    request = SequenceRequest(
+        "a", (8, 9), max_new_tokens=4, candidates=4, eos_id=1, forced_ids=((3,), (1, 2, 3, 4), (3, 1), (3, 4)),
+        ended_candidates=frozenset({3}),
+    )  # fmt: skip
+    transcript = run(DecoderEngine(causal_model, SMALL), [(0, request)])
+    assert set(transcript.outputs) == {("a", 0), ("a", 1), ("a", 2)}
+    assert [(o.token_id, o.index, o.finished) for o in transcript.outputs["a", 1]] == [(None, 4, EndReason.LENGTH)]
+    assert [(o.token_id, o.index, o.finished) for o in transcript.outputs["a", 2]] == [(None, 2, EndReason.EOS)]
+    assert len(transcript.ids("a", 0)) == 3
+
+
+def test_length_ends_at_the_last_position(causal_model: XLMWithLMHeadModel) -> None:
+    for mode in DecodingMode:
+        for prompt in (CONTEXT - 1, CONTEXT - 5):
+            request = SequenceRequest("a", (7,) * prompt, mode=mode, max_new_tokens=100)
+            transcript = run(DecoderEngine(causal_model, SMALL), [(0, request)])
+            assert len(transcript.ids("a")) == CONTEXT - prompt
+            assert transcript.outputs["a", 0][-1].finished is EndReason.LENGTH
+
+
+def test_stop_ids_end_as_the_end_of_sequence_does(causal_model: XLMWithLMHeadModel) -> None:
+    free = SequenceRequest("a", (8, 9), max_new_tokens=12)
+    greedy = run(DecoderEngine(causal_model, SMALL), [(0, free)]).ids("a")
+    stopped = run(DecoderEngine(causal_model, SMALL), [(0, replace(free, eos_id=1, stop_ids=(96, greedy[4])))])
+    assert stopped.ids("a") == greedy[: greedy.index(greedy[4]) + 1]
+    assert stopped.outputs["a", 0][-1].finished is EndReason.EOS
+
+
+def test_log_probabilities_are_the_models_own(causal_model: XLMWithLMHeadModel) -> None:
+    sampling = SamplingParameters(temperature=1.5, repetition_penalty=2.0, seed=1)
+    requests = [
+        SequenceRequest("none", (5, 6), max_new_tokens=5, sampling=sampling),
+        SequenceRequest("own", (5, 6), max_new_tokens=5, sampling=sampling, top_logprobs=0),
+        SequenceRequest("top", (7, 6), max_new_tokens=5, sampling=sampling, top_logprobs=3),
+    ]
+    transcript = run(DecoderEngine(causal_model, SMALL), [(0, request) for request in requests])
+    assert transcript.ids("own") == transcript.ids("none")
+    assert all(output.logprob is None for output in transcript.outputs["none", 0])
+    for request in requests[1:]:
+        ids = transcript.ids(request.key)
+        for output in transcript.outputs[request.key, 0]:
+            scores = next_scores(causal_model, request, [*request.prompt_ids, *ids[: output.index]]).log_softmax(-1)
+            assert output.token_id is not None
+            assert output.logprob == pytest.approx(float(scores[output.token_id]), abs=1e-4)
+            best = scores.topk(request.top_logprobs or 0)
+            assert [token for token, _ in output.top_logprobs] == best.indices.tolist()
+            assert [value for _, value in output.top_logprobs] == pytest.approx(best.values.tolist(), abs=1e-4)
+
+
+def test_beam_search_resumes_behind_what_was_delivered(causal_model: XLMWithLMHeadModel) -> None:
+    request = SequenceRequest("a", (8, 9), max_new_tokens=6, candidates=2, beam_search=BeamParameters(3))
+    whole = run(DecoderEngine(causal_model, SMALL), [(0, request)])
+    again = replace(request, forced_ids=(tuple(whole.ids("a", 0)[:4]), ()), ended_candidates=frozenset({1}))
+    resumed = run(DecoderEngine(causal_model, SMALL), [(0, again)])
+    assert set(resumed.outputs) == {("a", 0)}
+    assert resumed.outputs["a", 0][0].index == 4
+    assert resumed.ids("a", 0) == whole.ids("a", 0)[4:]
+
+
+def test_a_failing_beam_fails_its_search_only(
+    causal_model: XLMWithLMHeadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = DecoderEngine(causal_model, SMALL)
+    compute = engine._forward.scores
+
+    def faulty(batch):  # type: ignore[no-untyped-def]  # same as what it wraps
+        if any(row.request.key == "bad" and row.candidate == 1 and row.produced == 2 for row in batch.rows):
+            raise RuntimeError("this row cannot be computed")
+        return compute(batch)
+
+    monkeypatch.setattr(engine._forward, "scores", faulty)
+    bad = SequenceRequest("bad", (5, 6), max_new_tokens=6, candidates=2, beam_search=BeamParameters(2))
+    good = replace(bad, key="good")
+    transcript = run(engine, [(0, good), (0, bad), (0, SequenceRequest("c", (5, 6), max_new_tokens=6))])
+    for candidate in range(2):
+        assert [output.finished for output in transcript.outputs["bad", candidate]] == [EndReason.FAILED]
+    alone = run(DecoderEngine(causal_model, SMALL), [(0, good)])
+    assert [transcript.ids("good", c) for c in (0, 1)] == [alone.ids("good", c) for c in (0, 1)]
+
+
+def test_min_new_tokens_holds_back_the_end(causal_model: XLMWithLMHeadModel) -> None:
+    free = SequenceRequest("a", (8, 9), max_new_tokens=12)
+    greedy = run(DecoderEngine(causal_model, SMALL), [(0, free)]).ids("a")
+    stopper = greedy[2]
+    early = replace(free, eos_id=stopper)
+    late = replace(early, min_new_tokens=greedy.index(stopper) + 2)
+    assert run(DecoderEngine(causal_model, SMALL), [(0, early)]).ids("a") == greedy[: greedy.index(stopper) + 1]
+    held = run(DecoderEngine(causal_model, SMALL), [(0, late)]).ids("a")
+    assert len(held) > greedy.index(stopper) + 1
+    assert stopper not in held[: late.min_new_tokens]
+
+
+@pytest.mark.parametrize("end", ["cancel", "finish"])
+def test_cancelled_rows_free_their_slots_at_the_next_step(causal_model: XLMWithLMHeadModel, end: str) -> None:
+    engine = DecoderEngine(causal_model, SMALL)
+    for number in range(5):
+        engine.add(SequenceRequest(f"r{number}", (5, 6, 7), max_new_tokens=30))
+    assert engine.free_slots == 0
+    for _ in range(3):
+        engine.step()
+    survivors = [f"r{number}" for number in (0, 2, 4)]
+    for number in (1, 3):
+        engine.cancel(f"r{number}") if end == "cancel" else engine.finish(f"r{number}", 0)
+    assert engine.free_slots == 2
+    engine.cancel("never heard of")
+    result = engine.step()
+    assert result.batch_size == 3
+    assert {output.key for output in result.tokens} == set(survivors)
+    engine.add(SequenceRequest("r1", (5, 6, 7), max_new_tokens=30))  # the key is free again
+    transcript = run(engine, [])
+    assert len(transcript.ids("r1")) == 30
+    for key in survivors:
+        assert transcript.ids(key) == transcript.ids("r1")[-len(transcript.ids(key)) :]
+
+
+def test_a_quarantined_request_runs_alone(causal_model: XLMWithLMHeadModel) -> None:
+    engine = DecoderEngine(causal_model, SMALL)
+    for key, alone in (("a", False), ("b", True), ("c", False)):
+        engine.add(SequenceRequest(key, (5,) * 20, max_new_tokens=4, alone=alone))
+    seen: list[set[str]] = []
+    while not engine.idle:
+        seen.append({output.key for output in engine.step().tokens})
+    assert {frozenset(keys) for keys in seen} == {frozenset(), frozenset("a"), frozenset("b"), frozenset("c")}
+
+
+def test_a_long_prompt_never_stalls_the_others(causal_model: XLMWithLMHeadModel) -> None:
+    engine = DecoderEngine(causal_model, SMALL)
+    engine.add(SequenceRequest("short", (5, 6), max_new_tokens=20))
+    engine.step()
+    engine.add(SequenceRequest("long", (5,) * 40, max_new_tokens=2))
+    for _ in range(5):
+        result = engine.step()
+        assert [output.key for output in result.tokens] == ["short"]
+        assert result.prefill_tokens == SMALL.prefill_tokens
+    assert {output.key for output in engine.step().tokens} == {"short", "long"}
+
+
+BAD = {
+    "prompt_ids must be 1 to 47 ids": {"prompt_ids": ()},
+    "prompt_ids must be 1 to 47 ids, got 48": {"prompt_ids": (5,) * 48},
+    r"prompt_ids\[1\] must be 0 to 96": {"prompt_ids": (5, 97)},
+    "max_new_tokens": {"max_new_tokens": 0},
+    "min_new_tokens": {"min_new_tokens": 65},
+    "eos_id": {"eos_id": -1},
+    "candidates": {"candidates": 6},
+    "forced_ids": {"forced_ids": ((1,), (2,))},
+    "language_id": {"language_id": 3},
+    "mask_id": {"mask_id": 97},
+    "temperature": {"sampling": SamplingParameters(temperature=float("nan"))},
+    "top_k": {"sampling": SamplingParameters(top_k=98)},
+    "top_p": {"sampling": SamplingParameters(top_p=0.0)},
+    "min_p": {"sampling": SamplingParameters(min_p=1.1)},
+    "typical_p": {"sampling": SamplingParameters(typical_p=0.0)},
+    "repetition_penalty": {"sampling": SamplingParameters(repetition_penalty=0.0)},
+    "presence_penalty": {"sampling": SamplingParameters(presence_penalty=float("inf"))},
+    "no_repeat_ngram_size": {"sampling": SamplingParameters(no_repeat_ngram_size=-1)},
+    "bad_words must": {"sampling": SamplingParameters(bad_words=((),))},
+    r"bad_words\[1\]": {"sampling": SamplingParameters(bad_words=((5, 97),))},
+    "logit_bias must": {"sampling": SamplingParameters(logit_bias=((5, 1.0), (5, 2.0)))},
+    r"logit_bias\[0\]": {"sampling": SamplingParameters(logit_bias=((-1, 1.0),))},
+    r"stop_ids\[0\]": {"stop_ids": (97,)},
+    "top_logprobs must be 0": {"top_logprobs": -1},
+    "beams must": {"beam_search": BeamParameters(6)},
+    "candidates must be at most": {"candidates": 3, "beam_search": BeamParameters(2)},
+    "temperature must be 0 in": {"sampling": SamplingParameters(temperature=1.0), "beam_search": BeamParameters(2)},
+    "top_logprobs must be unset": {"top_logprobs": 1, "beam_search": BeamParameters(2)},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_requests_are_refused_by_name(causal_model: XLMWithLMHeadModel, message: str) -> None:
+    engine = DecoderEngine(causal_model, SMALL)
+    with pytest.raises(ValueError, match=message):
+        engine.add(replace(SequenceRequest("a", (5, 6)), **BAD[message]))
+    assert engine.idle
+
+
+def test_next_token_needs_a_causal_model(masked_model: XLMWithLMHeadModel) -> None:
+    with pytest.raises(ValueError, match="NEXT_TOKEN"):
+        DecoderEngine(masked_model, SMALL).add(SequenceRequest("a", (5, 6)))
+
+
+def test_a_key_may_be_in_the_engine_once(causal_model: XLMWithLMHeadModel) -> None:
+    engine = DecoderEngine(causal_model, SMALL)
+    engine.add(SequenceRequest("a", (5, 6)))
+    with pytest.raises(ValueError, match="already"):
+        engine.add(SequenceRequest("a", (5, 6)))
+
+
+def test_only_the_row_at_fault_fails(causal_model: XLMWithLMHeadModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row whose computation raises is found by halving; a device short of memory serves smaller batches."""
+    engine = DecoderEngine(causal_model, SMALL)
+    compute = engine._forward.scores
+    largest: list[int] = []
+
+    def faulty(batch):  # type: ignore[no-untyped-def]  # same as what it wraps
+        keys = [row.request.key for row in batch.rows]
+        if len(keys) > 2:
+            raise torch.OutOfMemoryError("too many at once")
+        if "bad" in keys:
+            raise RuntimeError("this row cannot be computed")
+        largest.append(len(keys))
+        return compute(batch)
+
+    monkeypatch.setattr(engine._forward, "scores", faulty)
+    requests = [
+        SequenceRequest(key, (5, 6, number), max_new_tokens=6) for number, key in enumerate(["a", "b", "bad", "c"])
+    ]
+    transcript = run(engine, [(0, request) for request in requests])
+    failed = transcript.outputs["bad", 0][-1]
+    assert failed.finished is EndReason.FAILED
+    assert failed.failure is not None
+    assert failed.failure.kind is FailureKind.COMPUTE
+    assert "this row" in failed.failure.message
+    assert max(largest) == 2
+    assert_greedy(causal_model, transcript, [request for request in requests if request.key != "bad"])
+
+
+def test_a_prompt_that_cannot_be_computed_fails_alone(
+    causal_model: XLMWithLMHeadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = DecoderEngine(causal_model, EngineConfig(max_slots=5))
+    prefill = engine._forward.network.prefill
+
+    def faulty(ids, *rest):  # type: ignore[no-untyped-def]  # same as what it wraps
+        if 66 in ids.tolist():
+            raise torch.OutOfMemoryError("no room")
+        prefill(ids, *rest)
+
+    monkeypatch.setattr(engine._forward.network, "prefill", faulty)
+    good = [SequenceRequest(f"r{n}", (5, n, 7), max_new_tokens=6) for n in range(3)]
+    bad = SequenceRequest("bad", (5, 66, 7), candidates=2)
+    transcript = run(engine, [(0, good[0]), (0, good[1]), (0, bad), (0, good[2])])
+    assert_greedy(causal_model, transcript, good)
+    for candidate in range(2):
+        (output,) = transcript.outputs["bad", candidate]
+        assert output.failure is not None
+        assert output.failure.kind is FailureKind.OUT_OF_MEMORY
+
+
+def test_scores_that_are_not_numbers_fail_their_row_only() -> None:
+    model = build_model()
+    with torch.no_grad():
+        model.transformer.embeddings.weight[40] = torch.nan  # its tied score is NaN: every row has one
+        model.pred_layer.proj.weight = torch.nn.Parameter(torch.randn(97, 32))
+    engine = DecoderEngine(model, SMALL)
+    requests = [SequenceRequest("good", (5, 6), max_new_tokens=1), SequenceRequest("bad", (5, 40), max_new_tokens=3)]
+    transcript = run(engine, [(0, request) for request in requests])
+    assert transcript.outputs["bad", 0][-1].finished is EndReason.FAILED
+    assert transcript.outputs["good", 0][-1].finished is EndReason.LENGTH
+
+
+def test_lower_precision_runs_and_mostly_agrees(causal_model: XLMWithLMHeadModel) -> None:
+    requests = [SequenceRequest(f"r{n}", (5, n, 9), max_new_tokens=10) for n in range(10)]
+    exact = run(DecoderEngine(causal_model, SMALL), [(0, request) for request in requests])
+    for dtype in ("bfloat16", "float16"):
+        engine = DecoderEngine(causal_model, replace(SMALL, dtype=dtype))
+        rough = run(engine, [(0, request) for request in requests])
+        agreeing = sum(exact.ids(r.key)[0] == rough.ids(r.key)[0] for r in requests)
+        assert agreeing >= 8
+
+
+def test_warm_up_leaves_an_idle_engine(causal_model: XLMWithLMHeadModel, masked_model: XLMWithLMHeadModel) -> None:
+    for model in (causal_model, masked_model):
+        engine = DecoderEngine(model, SMALL)
+        engine.warm_up()
+        assert engine.idle
+        assert engine.free_slots == SMALL.max_slots
+        assert engine.step().tokens == ()
+
+
+def test_ten_thousand_requests_leak_no_slot_and_no_key() -> None:
+    model = build_model(n_layers=1, emb_dim=8, n_heads=2)
+    engine = DecoderEngine(model, EngineConfig(max_slots=16))
+    rng = random.Random(0)
+    before = engine._cache.bytes
+    for number in range(10_000):
+        engine.add(
+            SequenceRequest(f"r{number}", (rng.randrange(97),) * rng.randint(1, 4), max_new_tokens=rng.randint(1, 3))
+        )
+        if number % 8 == 0:
+            engine.cancel(f"r{rng.randint(max(0, number - 20), number)}")
+        if engine.free_slots == 0:
+            engine.step()
+    while not engine.idle:
+        engine.step()
+    assert engine.free_slots == 16
+    assert not engine._scheduler._keys
+    assert engine._cache.bytes == before

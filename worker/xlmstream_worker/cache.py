@@ -1,0 +1,76 @@
+"""What every slot holds: the keys and values of its tokens, the tokens themselves, how many they are, their language.
+
+All of it is allocated once. A slot is one row of each tensor; nothing here knows which slots are in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class SlotCache:
+    """Preallocated memory of S slots of T positions each, for L layers of H heads of width D (H may differ per layer).
+
+    `tokens` int64 (S, T), `lengths` int64 (S,), `languages` int64 (S,) live beside the keys and values so that a step
+    needs nothing from the host.
+    """
+
+    def __init__(
+        self, slots: int, positions: int, heads: Sequence[int], head_dim: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.slots, self.positions = slots, positions
+        self.tokens = torch.zeros(slots, positions, dtype=torch.int64, device=device)
+        self.lengths = torch.ones(slots, dtype=torch.int64, device=device)
+        self.languages = torch.zeros(slots, dtype=torch.int64, device=device)
+        # Keys and values of a position lie together, so one copy per layer stores them straight from the projection.
+        self._kv = [torch.zeros(slots, positions, 2, count, head_dim, dtype=dtype, device=device) for count in heads]
+        self._flat = [layer.view(slots * positions, -1) for layer in self._kv]
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the keys and values."""
+        return sum(layer.numel() * layer.element_size() for layer in self._kv)
+
+    def write(self, layer: int, index: Tensor, kv: Tensor) -> None:
+        """Store kv (N, 2*H*D), keys then values, at the places index (N,) = slot * T + position."""
+        self._flat[layer].index_copy_(0, index, kv)
+
+    def read(self, layer: int, slots: slice, context: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, context, D) of a range of slots, as views."""
+        kv = self._kv[layer][slots, :context]
+        return kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2)
+
+    def start(self, source: int, slot: int, ids: Tensor, language: int) -> None:
+        """Begin a row: its tokens `ids` int64 (n,), whose keys and values but the last lie in the slot `source`."""
+        n = ids.shape[0]
+        self.tokens[slot, :n] = ids
+        self.lengths[slot] = n
+        self.languages[slot] = language
+        self._copy_kv(source, slot, n - 1)
+
+    def move(self, source: int, slot: int, n: int) -> None:
+        """Copy a row of n tokens to another slot."""
+        self.tokens[slot, :n] = self.tokens[source, :n]
+        self.lengths[slot] = self.lengths[source]
+        self.languages[slot] = self.languages[source]
+        self._copy_kv(source, slot, n)
+
+    def append(self, slots: slice, ids: Tensor) -> None:
+        """Add one token (B,) to each slot of a range; a full slot overwrites its last token (padding rows only)."""
+        places = self.lengths[slots].clamp(max=self.positions - 1)
+        self.tokens[slots].scatter_(1, places[:, None], ids[:, None])
+        torch.add(places, 1, out=self.lengths[slots])
+
+    def reorder(self, slots: Tensor, sources: Tensor, start: int, stop: int) -> None:
+        """Give row slots[i] the tokens, keys and values start..stop of row slots[sources[i]]; int64 (N,) both."""
+        origin = slots[sources]
+        self.tokens[slots, start:stop] = self.tokens[origin, start:stop]
+        for layer in self._kv:
+            layer[slots, start:stop] = layer[origin, start:stop]
+
+    def _copy_kv(self, source: int, slot: int, n: int) -> None:
+        for layer in self._kv:
+            layer[slot, :n] = layer[source, :n]

@@ -1,0 +1,288 @@
+"""The decoder engine: requests in, tokens out, one step at a time, for any mix of rows.
+
+Iteration-level batching: rows join and leave at every step, and each gets what it would get alone. The engine knows
+ids; it knows no text, no queue and no clock. One thread owns an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .beam import BeamSearch
+from .cache import SlotCache
+from .forward import Batch, Forward
+from .isolation import run_isolated
+from .limits import Limits
+from .network import Network
+from .penalties import History
+from .readback import Chosen, Launch, Readback
+from .sampling import SamplingPlan, choose
+from .scheduler import Chunk, Placement, Row, Scheduler
+from .sequences import (
+    DecodingMode,
+    EndReason,
+    EngineConfig,
+    Failure,
+    FailureKind,
+    SequenceRequest,
+    StepResult,
+    TokenOutput,
+)
+from .xlm import XLMWithLMHeadModel
+
+_NO_TOKEN = Failure(FailureKind.COMPUTE, "the scores leave no token to choose")
+# Prompts computed at a time; with more, short prompts only wait for their turn in the same step.
+_STAGING_SLOTS = 4
+
+
+class DecoderEngine:
+    """Continuous batching over one model."""
+
+    def __init__(self, model: XLMWithLMHeadModel, config: EngineConfig) -> None:
+        """Raises ValueError for a model that cannot decode or a configuration that does not fit it."""
+        settings = model.config
+        self.max_context = config.max_positions or settings.max_position_embeddings
+        if self.max_context > settings.max_position_embeddings:
+            raise ValueError(f"max_positions {self.max_context} exceeds the model's {settings.max_position_embeddings}")
+        self.max_slots = config.max_slots
+        device = torch.device(config.device)
+        network = Network(model, device, getattr(torch, config.dtype))
+        self._limits = Limits(
+            vocabulary=settings.vocab_size,
+            languages=network.no_language,
+            context_tokens=self.max_context,
+            slots=config.max_slots,
+            causal=settings.causal,
+        )
+        self._scheduler = Scheduler(
+            config.max_slots, _STAGING_SLOTS, config.prefill_tokens, self.max_context, cached=settings.causal
+        )
+        self._cache = SlotCache(
+            config.max_slots + _STAGING_SLOTS,
+            self.max_context,
+            network.heads if settings.causal else [],
+            network.head_dim,
+            network.dtype,
+            device,
+        )
+        self._forward = Forward(
+            network,
+            self._cache,
+            causal=settings.causal,
+            mask_id=settings.mask_token_id,
+            pad_id=settings.pad_index,
+        )
+        late = device.type == "cuda" if config.late_readback is None else config.late_readback
+        self._readback = Readback(device, late=late)
+        self._plans: dict[DecodingMode, tuple[int, Batch, SamplingPlan]] = {}
+        self._searches: dict[str, BeamSearch] = {}
+        self._ready: list[TokenOutput] = []
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def add(self, request: SequenceRequest) -> None:
+        """Queue a request. Raises ValueError naming the field that is out of range, or for a key already here."""
+        if request.key in self._scheduler:
+            raise ValueError(f"key {request.key!r} is already in the engine")
+        self._limits.check(request)
+        ended = {c: reason for c in range(request.candidates) if (reason := self._end_of_forced(request, c))}
+        for candidate, reason in ended.items():
+            self._ready.append(TokenOutput(request.key, candidate, len(request.forced_ids[candidate]), None, reason))
+        request = replace(request, ended_candidates=request.ended_candidates | ended.keys())
+        if len(request.ended_candidates) < request.candidates:
+            self._scheduler.add(request)
+
+    def cancel(self, key: str) -> None:
+        """End a request; nothing of it is reported any more. An unknown or ended key is no error."""
+        self._ready = [output for output in self._ready if output.key != key]
+        self._searches.pop(key, None)
+        self._scheduler.cancel(key)
+
+    def finish(self, key: str, candidate: int) -> None:
+        """End one candidate, as `cancel` does the request: the caller found a stop string."""
+        self._scheduler.finish(key, candidate)
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def step(self) -> StepResult:
+        """Advance every running row by one token. Without work it returns an empty result at once."""
+        chunks = self._scheduler.chunks()
+        run_isolated(self._forward.prefill, chunks, self._fail_chunk)
+        self._place(self._scheduler.place())
+        batches = [lane.rows for lane in self._scheduler.lanes.values()]
+        for rows in batches:
+            run_isolated(self._decode, rows, self._fail_row)
+        tokens = self._postprocess(self._readback.receive())
+        return StepResult(tokens, sum(map(len, batches)), sum(chunk.stop - chunk.start for chunk in chunks))
+
+    def warm_up(self) -> None:
+        """Run the paths of this model once, so that the first request does not pay for it."""
+        for mode in DecodingMode:
+            if mode is DecodingMode.MASK_APPEND or self._limits.causal:
+                self.add(SequenceRequest(f"warm-up {mode.value}", (0,) * (self.max_context - 1), mode=mode))
+        while not self.idle:
+            self.step()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, runs, or is left to report."""
+        return self._scheduler.idle and not self._readback.outstanding and not self._ready
+
+    @property
+    def free_slots(self) -> int:
+        """Slots neither held nor wanted by a waiting request."""
+        return self._scheduler.free_slots
+
+    @property
+    def busy_slots(self) -> int:
+        """Slots held by rows that decode or whose prompt is being computed."""
+        return self._scheduler.busy_slots
+
+    # -- parts of a step -----------------------------------------------------------------------------------------
+
+    def _place(self, placement: Placement) -> None:
+        """Move rows into the holes that others left, and give complete prompts to the rows that begin with them."""
+        for source, slot, tokens in placement.moves:
+            self._cache.move(source, slot, tokens)
+        searches: dict[str, list[Row]] = {}
+        for prompt, row in placement.started:
+            language = self._forward.language(row.request.language_id)
+            self._cache.start(prompt.slot, row.slot, self._forward.ids(prompt.ids), language)
+            if row.request.beam_search is not None:
+                searches.setdefault(row.request.key, []).append(row)
+        for key, rows in searches.items():
+            parameters = rows[0].request.beam_search
+            assert parameters is not None
+            self._searches[key] = BeamSearch(rows, parameters, self._cache.lengths.device)
+
+    def _decode(self, rows: Sequence[Row]) -> None:
+        """Compute and choose the next token of rows that lie side by side."""
+        batch, plan = self._plan(rows)
+        cache, slots = self._cache, batch.slots
+        context = max(row.tokens for row in batch.rows)
+        scores = self._forward.scores(batch)
+        searches = self._searches_fed(batch, scores) if self._searches else ()
+        history = History(cache.tokens[slots, :context], cache.lengths[slots], plan.prompt_lengths)
+        choice = choose(scores, history, plan)
+        cache.append(slots, choice.ids.clamp(min=0))
+        for search in searches:
+            search.advance(cache)
+        self._readback.send(Launch.of(batch.rows, choice, plan.logprobs, searches))
+        for row in batch.rows:
+            row.produced += 1
+            row.leaving |= row.produced == row.limit
+
+    def _searches_fed(self, batch: Batch, scores: Tensor) -> tuple[BeamSearch, ...]:
+        """Give beam searches the scores of their rows; returns those that have all of theirs."""
+        fed: dict[str, BeamSearch] = {}
+        for place, row in enumerate(batch.rows):
+            if row.request.key in self._searches:
+                fed[row.request.key] = self._searches[row.request.key]
+                fed[row.request.key].feed(row, scores[place])
+        return tuple(search for search in fed.values() if search.fed)
+
+    def _plan(self, rows: Sequence[Row]) -> tuple[Batch, SamplingPlan]:
+        """The tensors that describe these rows, made again only when the rows of the lane change."""
+        lane = self._scheduler.lanes[rows[0].request.mode]
+        known = self._plans.get(lane.mode)
+        if known is not None and known[0] == lane.version and len(known[1].rows) == len(rows):
+            return known[1], known[2]
+        batch = self._forward.batch(rows)
+        plan = SamplingPlan.of(batch.rows, self._cache.lengths.device)
+        if len(rows) == len(lane.rows):
+            self._plans[lane.mode] = (lane.version, batch, plan)
+        return batch, plan
+
+    # -- outputs -------------------------------------------------------------------------------------------------
+
+    def _postprocess(self, arrived: Sequence[Chosen]) -> tuple[TokenOutput, ...]:
+        """Report what has reached the host and end what it ends."""
+        outputs, self._ready = self._ready, []
+        for chosen in arrived:
+            for place, row in enumerate(chosen.launch.rows):
+                if not row.silent and row.request.beam_search is None:
+                    outputs.append(self._output(chosen, place, row))
+            for search in chosen.ended:
+                if not search.rows[0].silent:
+                    outputs += self._search_outputs(search)
+        return tuple(outputs)
+
+    def _output(self, chosen: Chosen, place: int, row: Row) -> TokenOutput:
+        request, token, index = row.request, chosen.ids[place], chosen.launch.indices[place]
+        if token < 0:
+            return self._failed(row, index, _NO_TOKEN)
+        reason = EndReason.EOS if token in request.end_ids else EndReason.LENGTH if index + 1 == row.limit else None
+        if reason is not None:
+            self._end(row)
+        logprob, top = chosen.logprobs.get(place), chosen.top_logprobs.get(place, ())
+        return TokenOutput(request.key, row.candidate, index, token, reason, None, logprob, top)
+
+    def _search_outputs(self, search: BeamSearch) -> list[TokenOutput]:
+        """All tokens of the best sequences of a search, less what an earlier attempt delivered."""
+        request = search.rows[0].request
+        if bool(search.failed):
+            return self._end_search(search, _NO_TOKEN)
+        outputs = []
+        for candidate, ids in enumerate(search.results()[: request.candidates]):
+            if candidate in request.ended_candidates:
+                continue
+            reason = EndReason.EOS if ids[-1] in request.end_ids else EndReason.LENGTH
+            delivered = len(request.forced_ids[candidate]) if request.forced_ids else 0
+            for index in range(delivered, len(ids)):
+                end = reason if index + 1 == len(ids) else None
+                outputs.append(TokenOutput(request.key, candidate, index, ids[index], end))
+        self._end_search(search)
+        return outputs
+
+    def _end(self, row: Row) -> None:
+        row.leaving = row.silent = True
+        self._scheduler.forget_if_ended(row.request.key)
+
+    # -- failures ------------------------------------------------------------------------------------------------
+
+    def _fail_chunk(self, chunk: Chunk, failure: Failure) -> None:
+        request, index = chunk.prompt.request, len(chunk.prompt.ids) - len(chunk.prompt.request.prompt_ids)
+        reported = chunk.prompt.candidates if request.beam_search is None else range(request.candidates)
+        for candidate in reported:
+            self._ready.append(TokenOutput(request.key, candidate, index, None, EndReason.FAILED, failure))
+        if request.beam_search is not None:
+            self._scheduler.cancel(request.key)
+        for candidate in chunk.prompt.candidates:
+            self._scheduler.finish(request.key, candidate)
+
+    def _fail_row(self, row: Row, failure: Failure) -> None:
+        search = self._searches.get(row.request.key)
+        if search is not None:
+            self._ready += self._end_search(search, failure)
+        else:
+            self._ready.append(self._failed(row, row.produced, failure))
+
+    def _failed(self, row: Row, index: int, failure: Failure) -> TokenOutput:
+        self._end(row)
+        return TokenOutput(row.request.key, row.candidate, index, None, EndReason.FAILED, failure)
+
+    def _end_search(self, search: BeamSearch, failure: Failure | None = None) -> list[TokenOutput]:
+        request = search.rows[0].request
+        del self._searches[request.key]
+        self._scheduler.cancel(request.key)
+        if failure is None:
+            return []
+        ended = (c for c in range(request.candidates) if c not in request.ended_candidates)
+        return [TokenOutput(request.key, c, 0, None, EndReason.FAILED, failure) for c in ended]
+
+    # -- resumption ----------------------------------------------------------------------------------------------
+
+    def _end_of_forced(self, request: SequenceRequest, candidate: int) -> EndReason | None:
+        """How a candidate's forced tokens already end it, if they do."""
+        forced = request.forced_ids[candidate] if request.forced_ids else ()
+        if not forced or candidate in request.ended_candidates:
+            return None
+        if forced[-1] in request.end_ids:
+            return EndReason.EOS
+        room = min(request.max_new_tokens, self.max_context - len(request.prompt_ids))
+        return EndReason.LENGTH if len(forced) >= room else None

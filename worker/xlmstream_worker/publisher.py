@@ -1,0 +1,254 @@
+"""The publisher: the one thread of a served model that talks to the broker.
+
+It takes executions when slots are free, sends what each step brought while the next one runs, passes on what the broker
+says of cancelled rows, and keeps the lease alive for as long as the decode loop moves. It owns the rows: only it begins
+and ends them.
+
+    broker away    events wait in the broker client and go with the next call that succeeds; nothing new is taken
+    fenced         others have this worker's rows: drop them all and begin a new life
+    decoder stuck  say nothing: others get the rows when the lease has run out
+    drain          take nothing, let rows finish within the grace, hand the rest over with their journals
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+
+from xlmstream_server.broker import BrokerDown, Fenced, Output, Stop, WorkerBroker, failures
+from xlmstream_server.broker.v1.messages_pb2 import Event, WorkerCard
+
+from xlmstream_worker.observe import fields
+from xlmstream_worker.preparing import Preparer
+from xlmstream_worker.rows import Outbox, Row, RowEvents
+from xlmstream_worker.worker import DecodeLoop
+
+log = logging.getLogger(__name__)
+
+REGISTER_EVERY_S = 5.0
+# How long a cancellation may wait to be noticed while steps are slow or rows are being tokenised.
+LISTEN_EVERY_S = 0.05
+# How long SIGTERM may wait to be noticed while there is nothing to do.
+IDLE_WAIT_S = 0.5
+RETRY_EVERY_S = 0.2
+STUCK_WAIT_S = 1.0
+
+_TERMINAL: dict[Stop, Callable[[], Event]] = {
+    Stop.CANCELLED: failures.cancelled,
+    Stop.ORPHANED: failures.cancelled,
+    Stop.EXPIRED: failures.deadline_compute,
+}
+_TERMINAL_KINDS = ("finished", "failed", "tokenized", "detokenized")
+
+
+class Publisher:
+    """Runs on its own thread (`run`); `drain` and `rows` may be used by any.
+
+    `card` gives what the registry shall know now, given the number of rows; `alive` is called every few seconds while
+    the worker does its work.
+    """
+
+    def __init__(
+        self,
+        broker: WorkerBroker,
+        decode: DecodeLoop,
+        preparer: Preparer,
+        outbox: Outbox,
+        stall_limit_s: float,
+        card: Callable[[int], WorkerCard],
+        alive: Callable[[], None],
+    ) -> None:
+        self._broker = broker
+        self._decode = decode
+        self._preparer = preparer
+        self._outbox = outbox
+        self._stall_limit_s = stall_limit_s
+        self._card = card
+        self._alive = alive
+        self._rows: dict[str, Row] = {}  # by execution id; without those whose terminal event has been collected
+        self._endings: list[Output] = []  # terminal events of rows that the broker wants ended
+        self._takes = count()
+        self._work_waits = True
+        self._away_since: float | None = None  # the broker
+        self._fenced = False
+        self._renew_at = self._register_at = 0.0
+        self._draining = threading.Event()
+        self._drain_until = float("inf")
+
+    @property
+    def rows(self) -> int:
+        """Executions in this worker's hands."""
+        return len(self._rows)
+
+    def drain(self, grace_s: float) -> None:
+        """Take nothing more; hand over what still runs after `grace_s`. A second call may shorten the grace."""
+        self._drain_until = min(self._drain_until, time.monotonic() + grace_s)
+        self._draining.set()
+
+    def run(self) -> None:
+        """The publisher thread. Returns when drained."""
+        while not self._drained():
+            try:
+                self._cycle()
+            except BrokerDown as down:
+                self._lost_broker(down)
+            except Fenced:
+                self._drop_rows()
+        self._hand_over()
+
+    def _cycle(self) -> None:
+        """One step's worth: send what is new, keep the place in the queue, take what fits."""
+        if self._is_stuck():
+            self._draining.wait(STUCK_WAIT_S)
+            return
+        self._alive()
+        if self._fenced:
+            self._begin_anew()
+        self._send(self._collect())
+        self._keep_place()
+        self._take()
+        if not self._rows and not self._draining.is_set():
+            self._broker.wait(min(IDLE_WAIT_S, self._broker.renew_every_s))
+            # Look again even where no bell rang: what nobody was allowed to take may have become free.
+            self._work_waits = True
+
+    # What goes out
+
+    def _collect(self) -> list[RowEvents]:
+        """New events; while the broker is away, all that come until it is time to try again."""
+        if self._away_since is None:
+            return self._outbox.collect(0.0 if self._endings or not self._rows else LISTEN_EVERY_S)
+        collected, until = [], time.monotonic() + RETRY_EVERY_S
+        while (left_s := until - time.monotonic()) > 0:
+            collected += self._outbox.collect(left_s)
+        return collected
+
+    def _send(self, collected: Sequence[RowEvents]) -> None:
+        outputs, self._endings = [*self._endings, *self._outputs(collected)], []
+        if not (outputs or self._broker.held):
+            return
+        published = self._broker.publish(outputs)
+        self._found_broker()
+        self._work_waits = published.waiting > 0
+        for execution_id, stop in published.stop.items():
+            self._stop(execution_id, stop)
+
+    def _outputs(self, collected: Sequence[RowEvents]) -> list[Output]:
+        """One output a row, in order; rows with their terminal event are let go."""
+        events: dict[Row, list[Event]] = {}
+        for new in collected:
+            if not new.row.ended:
+                events.setdefault(new.row, []).extend(new.events)
+                if new.events[-1].WhichOneof("kind") in _TERMINAL_KINDS:
+                    self._end(new.row)
+                    _log_end(new.row, new.events[-1])
+        return [Output(row.execution_id, tuple(row_events)) for row, row_events in events.items()]
+
+    def _stop(self, execution_id: str, stop: Stop) -> None:
+        """End a row that nobody wants any more. The broker says so until it has the terminal event."""
+        row = self._rows.get(execution_id)
+        if row is None:
+            return
+        self._end(row)
+        self._decode.end(row)
+        if stop in _TERMINAL:
+            self._endings.append(Output(execution_id, (_TERMINAL[stop](),)))
+        log.info("stopped", extra=fields(execution_id=execution_id, reason=stop.value))
+
+    def _end(self, row: Row) -> None:
+        row.ended = True
+        del self._rows[row.execution_id]
+
+    # What comes in
+
+    def _take(self) -> None:
+        free = self._decode.slots - len(self._rows)
+        if self._draining.is_set() or not self._work_waits or free <= 0:
+            return
+        self._work_waits = False  # until the next answer says otherwise
+        for taken in self._broker.take(free):
+            row = Row(taken, key=f"{taken.envelope.execution_id}#{next(self._takes)}")
+            self._rows[row.execution_id] = row
+            self._preparer.submit(row)
+
+    # The place in the queue
+
+    def _keep_place(self) -> None:
+        now = time.monotonic()
+        if now >= self._renew_at:
+            self._broker.renew()
+            self._broker.reap()
+            self._renew_at = now + self._broker.renew_every_s
+        if now >= self._register_at:
+            self._broker.register(self._card(len(self._rows)))
+            self._register_at = now + REGISTER_EVERY_S
+
+    def _is_stuck(self) -> bool:
+        stuck_s = self._decode.stuck_s
+        if stuck_s <= self._stall_limit_s:
+            return False
+        log.error("the decode loop is stuck: not renewing the lease", extra=fields(stuck_s=round(stuck_s, 1)))
+        return True
+
+    def _lost_broker(self, down: BrokerDown) -> None:
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            log.warning("broker away", extra=fields(error=str(down), rows=len(self._rows)))
+
+    def _found_broker(self) -> None:
+        if self._away_since is not None:
+            log.info("broker back", extra=fields(away_s=round(time.monotonic() - self._away_since, 2)))
+            self._away_since = None
+
+    def _drop_rows(self) -> None:
+        """Others have our rows: whatever is still computed for them goes nowhere."""
+        log.warning("fenced: another worker has this worker's rows", extra=fields(rows=len(self._rows)))
+        for row in list(self._rows.values()):
+            self._end(row)
+            self._decode.end(row)
+        self._endings.clear()
+        self._fenced = True
+
+    def _begin_anew(self) -> None:
+        log.info("new life", extra=fields(worker=self._broker.begin()))
+        self._fenced = False
+        self._work_waits = True
+        self._renew_at = self._register_at = 0.0
+
+    # The end
+
+    def _drained(self) -> bool:
+        done = self._fenced or not self._broker.held
+        return self._draining.is_set() and (done or time.monotonic() >= self._drain_until)
+
+    def _hand_over(self) -> None:
+        """Send what is finished, give the rest back to the queue, leave."""
+        try:
+            self._send(self._outbox.collect(0.0))
+        except (BrokerDown, Fenced) as error:
+            log.warning("leaving without a last word", extra=fields(error=type(error).__name__))
+        log.info("leaving", extra=fields(handed_over=len(self._rows)))
+        for row in list(self._rows.values()):
+            self._end(row)
+            self._decode.end(row)
+        self._outbox.close()
+        self._preparer.close()
+        self._decode.stop()
+        self._broker.close()
+
+
+def _log_end(row: Row, event: Event) -> None:
+    figures = fields(
+        execution_id=row.execution_id,
+        outcome=event.WhichOneof("kind") or "",
+        attempt=row.taken.attempt,
+        held_ms=round((time.monotonic() - row.taken_at) * 1000),
+    )
+    if event.HasField("finished"):
+        figures["figures"]["completion_tokens"] = event.finished.usage.completion_tokens
+    if event.HasField("failed"):
+        figures["figures"]["code"] = event.failed.code
+    log.info("ended", extra=figures)

@@ -1,0 +1,96 @@
+"""From a client's `TextInput` to token ids, and the refusals that only a worker can give."""
+
+from __future__ import annotations
+
+import xlmstream.status as statuses
+from google.rpc.status_pb2 import Status
+from xlmstream.v1.common_pb2 import TRUNCATION_KEEP_END, TRUNCATION_UNSPECIFIED, TextInput, Truncation
+
+from xlmstream_worker.models import LoadedModel
+
+
+class Refused(Exception):
+    """The request, or one input of it, cannot be served; `status` is what its caller gets."""
+
+    def __init__(self, refusal: Status) -> None:
+        super().__init__(refusal.message)
+        self.status = refusal
+
+
+def language_of(model: LoadedModel, given: TextInput, field: str) -> str:
+    """The language of an input: its own or the model's default; "" where the model has only one."""
+    if not given.HasField("language"):
+        return model.card.default_language
+    if given.language not in model.languages:
+        known = ", ".join(model.card.languages) or "none: this model has one language"
+        raise Refused(statuses.invalid_input([(f"{field}.language", f"unknown; the model's languages: {known}")]))
+    return given.language
+
+
+def text_tokens(model: LoadedModel, given: TextInput, language: str) -> list[tuple[int, int, int]]:
+    """(id, start, end) of each token of a text, in code points of the text; without special tokens around it."""
+    encoding = model.tokenizer(
+        given.text,
+        lang=language or "en",
+        add_special_tokens=False,
+        split_special_tokens=not given.allow_special_tokens,
+        return_offsets_mapping=True,
+    )
+    return [(token, *span) for token, span in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)]
+
+
+def text_ids(model: LoadedModel, given: TextInput, language: str, field: str) -> list[int]:
+    """The ids of a text, without special tokens around it. Never empty."""
+    ids: list[int] = model.tokenizer(
+        given.text,
+        lang=language or "en",
+        add_special_tokens=False,
+        split_special_tokens=not given.allow_special_tokens,
+    )["input_ids"]
+    if not ids:
+        raise Refused(statuses.invalid_input([(f"{field}.text", "nothing but spaces and control characters")]))
+    model.text_rate.note(len(given.text.encode()), len(ids))
+    return ids
+
+
+def checked_ids(model: LoadedModel, given: TextInput, field: str) -> list[int]:
+    """The ids a client sent, used as they are."""
+    ids = list(given.token_ids.ids)
+    check_range(model, ids, f"{field}.token_ids.ids")
+    if not ids:
+        raise Refused(statuses.invalid_input([(f"{field}.token_ids.ids", "at least one id")]))
+    return ids
+
+
+def check_range(model: LoadedModel, ids: list[int], field: str) -> None:
+    """Refuse ids the model has no embedding for."""
+    size = model.card.vocabulary_size
+    wrong = [(f"{field}[{place}]", f"must be below {size}") for place, token_id in enumerate(ids) if token_id >= size]
+    if wrong:
+        raise Refused(statuses.invalid_input(wrong))
+
+
+def prompt_ids(
+    model: LoadedModel,
+    given: TextInput,
+    language: str,
+    truncation: Truncation.ValueType,
+    max_new_tokens: int,
+    field: str,
+) -> list[int]:
+    """The prompt of a generation: BOS and the text's ids, or the ids sent.
+
+    One position must be left for the first new token. With truncation on, the prompt is cut so that all
+    `max_new_tokens` fit, yet never to less than half of the model's positions.
+    """
+    if given.WhichOneof("source") == "token_ids":
+        prefix, ids, field = [], checked_ids(model, given, field), f"{field}.token_ids.ids"
+    else:
+        prefix, ids, field = [model.begin_id], text_ids(model, given, language, field), f"{field}.text"
+    positions = model.card.max_input_tokens
+    if truncation == TRUNCATION_UNSPECIFIED:
+        if len(prefix) + len(ids) >= positions:
+            raise Refused(statuses.input_too_long(field, len(prefix) + len(ids), positions - 1))
+        return prefix + ids
+    room = max(positions - max_new_tokens, positions // 2, len(prefix) + 1) - len(prefix)
+    return prefix + (ids[-room:] if truncation == TRUNCATION_KEEP_END else ids[:room])

@@ -1,0 +1,75 @@
+"""Stretches of text between spaces whose words do not depend on their neighbours.
+
+Most of a text needs none of the rules of `normalize` and `moses`, and those that it needs mostly look no further
+than the spaces around. A chunk that is self-contained in this sense can be cut into words alone, once, and be
+remembered. What a full stop at its end becomes depends on what follows; a chunk's key says so.
+"""
+
+import re
+
+from xlmstream_worker.xlm.rewriting import PlainText, fold
+from xlmstream_worker.xlm.words import WordCutter
+
+# What becomes an apostrophe, or stays a comma or a full stop, looks at the characters around it: not at an edge.
+_APOSTROPHES = "'`’‘´‚"
+# These swallow the spaces after them.
+_SWALLOWING = "。．"
+_SELF_CONTAINED = re.compile(f"(?=[^.,{_APOSTROPHES}])[^{_SWALLOWING}]*(?<![{_APOSTROPHES}])", re.DOTALL)
+# Here a full stop and a quotation mark after it change places, except at the end of the text.
+_QUOTE_MOVING_LANGUAGES = ("de", "es", "fr")
+_QUOTES = tuple('"„“”«»《》「」')
+
+# A key is a chunk, or a chunk that ends in a full stop and one of these. They show what follows.
+AT_END, _BEFORE_LOWER, _BEFORE_DIGIT, _BEFORE_OTHER = " ", " a", " 1", " A"
+_DIGITS = frozenset("0123456789０１２３４５６７８９")
+# After a plain word these are words of their own, but for the full stop of an abbreviation.
+_OFTEN_LAST = frozenset(".,;:?!")
+
+
+class ChunkCutter:
+    """Cuts text of one language, written with spaces, into chunks and chunks into words. Threads may share it."""
+
+    def __init__(self, cutter: WordCutter, lang: str) -> None:
+        self._cutter = cutter
+        self._lang = lang
+        self._moses = cutter.moses(lang)
+        self._quotes_move = lang in _QUOTE_MOVING_LANGUAGES
+        self._folds_romanian = lang == "ro"
+
+    def keys(self, text: str) -> list[str]:
+        """The chunks; a full stop before the end of the text is marked, others are for `key` to mark."""
+        chunks = text.split(" ")
+        if "" in chunks:
+            chunks = [chunk for chunk in chunks if chunk]
+        if chunks and chunks[-1][-1] == ".":
+            chunks[-1] += AT_END
+        return chunks
+
+    def key(self, chunk: str, following: str) -> str:
+        """The key of a chunk that ends in a full stop, before another chunk."""
+        first = following[0]
+        if first in self._moses.lower:
+            return chunk + _BEFORE_LOWER
+        return chunk + (_BEFORE_DIGIT if first in _DIGITS else _BEFORE_OTHER)
+
+    def words(self, key: str) -> list[str] | None:
+        """The words of a chunk, or None if it is not self-contained."""
+        chunk, _, following = key.partition(" ")
+        if not self._folds_romanian:
+            if self._moses.is_plain(chunk):
+                return self._folded([chunk])
+            body, mark = chunk[:-1], chunk[-1]
+            if mark in _OFTEN_LAST and self._moses.is_plain(body):
+                kept = mark == "." and self._moses.keeps_full_stop(chunk, following)
+                return self._folded([chunk] if kept else [body, mark])
+        if not chunk.isprintable() or not _SELF_CONTAINED.fullmatch(chunk):
+            return None
+        if self._quotes_move and chunk.endswith(_QUOTES):
+            return None
+        words = [word.value for word in self._cutter.words(PlainText(key), self._lang)]
+        return words[:-1] if following else words
+
+    def _folded(self, words: list[str]) -> list[str]:
+        if self._cutter.folds:
+            words = [fold(word) for word in words]
+        return [word for word in words if word]

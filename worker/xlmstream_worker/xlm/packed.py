@@ -1,0 +1,247 @@
+"""Packed (padding-free) encoding: many sequences of different lengths in one pass, without computing on padding.
+
+The tokens of all sequences form one row of N vectors. Everything but attention works on single vectors and takes
+that row as it is; attention runs per group of sequences of equal length, or, where many small kernels are dear (on
+a GPU), on a padded copy of queries, keys and values alone. Equal to one forward per sequence up to rounding.
+
+    batch = pack([[0, 17, 9, 1], [0, 5, 1]], langs=[1, None])
+    states = encode_packed(model, batch)        # states.values (7, E); states[0] (4, E); states[1] (3, E)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .layers import SelfAttention
+from .model import XLMModel
+
+
+class Run(NamedTuple):
+    """`sequences` neighbours of `length` tokens each; the first token is at `start`."""
+
+    start: int
+    sequences: int
+    length: int
+
+
+class Lookup(NamedTuple):
+    """Table rows `ids` to be added at the tokens `places`, both int64 of one length; places None: at all tokens."""
+
+    places: Tensor | None
+    ids: Tensor
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Sequences laid out one after the other, those of equal length beside each other.
+
+    Attributes:
+        ids, position_ids: int64 (N,).
+        langs, token_types: what to add for the sequences that have them; None if none has.
+        starts, lengths: where each sequence lies, in the caller's order.
+        runs: the groups of equal length, in the order of the tokens.
+    """
+
+    ids: Tensor
+    position_ids: Tensor
+    langs: Lookup | None
+    token_types: Lookup | None
+    starts: tuple[int, ...]
+    lengths: tuple[int, ...]
+    runs: tuple[Run, ...]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+def pack(
+    sequences: Sequence[Sequence[int]],
+    *,
+    langs: Sequence[int | Sequence[int] | None] | None = None,
+    token_type_ids: Sequence[Sequence[int] | None] | None = None,
+    device: torch.device | str = "cpu",
+) -> PackedBatch:
+    """Lay out token ids for `encode_packed`. Every id counts, padding ids too: leave padding out.
+
+    `langs`: per sequence one language, one per token, or None for no language. `token_type_ids`: per sequence one
+    per token, or None for none (which is not the same as zeros, see XLMModel). Raises ValueError for an empty
+    sequence or for lists that do not match.
+    """
+    if not sequences:
+        raise ValueError("there is no sequence to pack")
+    lengths = tuple(len(ids) for ids in sequences)
+    if 0 in lengths:
+        raise ValueError(f"sequence {lengths.index(0)} is empty")
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    offsets = [0, *accumulate(lengths[row] for row in order)]
+    starts = [0] * len(order)
+    for place, row in enumerate(order):
+        starts[row] = offsets[place]
+    for name, values in (("langs", langs), ("token_type_ids", token_type_ids)):
+        if values is not None and len(values) != len(lengths):
+            raise ValueError(f"{name} has {len(values)} entries for {len(lengths)} sequences")
+    per_token_langs = None
+    if langs is not None:
+        pairs = zip(langs, lengths, strict=True)
+        per_token_langs = [[lang] * length if isinstance(lang, int) else lang for lang, length in pairs]
+    return PackedBatch(
+        ids=torch.tensor(list(chain.from_iterable(sequences[row] for row in order)), device=device),
+        position_ids=torch.cat([torch.arange(lengths[row]) for row in order]).to(device),
+        langs=_lookup("langs", per_token_langs, order, offsets, lengths, device),
+        token_types=_lookup("token_type_ids", token_type_ids, order, offsets, lengths, device),
+        starts=tuple(starts),
+        lengths=lengths,
+        runs=_runs([lengths[row] for row in order]),
+    )
+
+
+def _lookup(
+    name: str,
+    values: Sequence[Sequence[int] | None] | None,
+    order: Sequence[int],
+    offsets: Sequence[int],
+    lengths: Sequence[int],
+    device: torch.device | str,
+) -> Lookup | None:
+    if values is None or all(value is None for value in values):
+        return None
+    places: list[int] = []
+    ids: list[int] = []
+    for place, row in enumerate(order):
+        value = values[row]
+        if value is None:
+            continue
+        if len(value) != lengths[row]:
+            raise ValueError(f"{name}[{row}] has {len(value)} entries for {lengths[row]} tokens")
+        places.extend(range(offsets[place], offsets[place + 1]))
+        ids.extend(value)
+    everywhere = len(places) == offsets[-1]
+    return Lookup(None if everywhere else torch.tensor(places, device=device), torch.tensor(ids, device=device))
+
+
+def _runs(sorted_lengths: Sequence[int]) -> tuple[Run, ...]:
+    runs: list[Run] = []
+    start = 0
+    for length, group in groupby(sorted_lengths):
+        sequences = len(list(group))
+        runs.append(Run(start, sequences, length))
+        start += sequences * length
+    return tuple(runs)
+
+
+@dataclass(frozen=True)
+class PackedStates:
+    """Hidden states of a packed batch: `values` (N, E), and per sequence, in the caller's order, by index."""
+
+    values: Tensor
+    batch: PackedBatch
+
+    def __getitem__(self, index: int) -> Tensor:
+        """(T, E): the hidden states of sequence `index`, a view."""
+        start = self.batch.starts[index]
+        return self.values[start : start + self.batch.lengths[index]]
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+
+@torch.no_grad()
+def encode_packed(model: XLMModel, batch: PackedBatch, *, layer: int | None = None) -> PackedStates:
+    """The hidden states of every sequence of `batch` after all layers, or after the first `layer` of them (0: the
+    embeddings). For inference: no gradients. Model and batch are on one device.
+
+    Raises ValueError for a model in training mode, a sequence longer than the model's positions, or a layer it does
+    not have.
+    """
+    if model.training:
+        raise ValueError("packed encoding is for inference: call model.eval() first")
+    blocks = model.blocks()
+    depth = len(blocks) if layer is None else layer
+    if not 0 <= depth <= len(blocks):
+        raise ValueError(f"layer must be from 0 to {len(blocks)}, not {layer}")
+    if max(batch.lengths) > model.config.max_position_embeddings:
+        raise ValueError(
+            f"a sequence of {max(batch.lengths)} tokens exceeds max_position_embeddings "
+            f"{model.config.max_position_embeddings}"
+        )
+    attend = PaddedAttention(batch) if batch.ids.is_cuda else RunAttention(batch)
+    x = _embed(model, batch)
+    for block in blocks[:depth]:
+        x = block.norm1(x.add_(_attention(block.attention, x, attend, model.config.causal)))
+        x = block.norm2(block.ffn.transform(x).add_(x))
+    return PackedStates(x, batch)
+
+
+def _embed(model: XLMModel, batch: PackedBatch) -> Tensor:
+    x = model.embeddings(batch.ids).add_(model.position_embeddings(batch.position_ids))
+    if batch.langs is not None and model.lang_embeddings is not None:
+        _add(x, batch.langs, model.lang_embeddings)
+    if batch.token_types is not None:
+        _add(x, batch.token_types, model.embeddings)
+    embedded: Tensor = model.layer_norm_emb(x)
+    return embedded
+
+
+def _add(x: Tensor, lookup: Lookup, table: nn.Embedding) -> None:
+    vectors = table(lookup.ids)
+    if lookup.places is None:
+        x.add_(vectors)
+    else:
+        x.index_add_(0, lookup.places, vectors)
+
+
+def _attention(module: SelfAttention, x: Tensor, attend: "RunAttention | PaddedAttention", causal: bool) -> Tensor:
+    """(N, E) to (N, E)."""
+    heads = (len(x), module.n_heads, module.head_dim)
+    q, k, v = (projection(x).view(heads) for projection in (module.q_lin, module.k_lin, module.v_lin))
+    projected: Tensor = module.out_lin(attend(q, k, v, causal).flatten(1))
+    return projected
+
+
+class RunAttention:
+    """Attention without any padding: one kernel for each group of sequences of equal length."""
+
+    def __init__(self, batch: PackedBatch) -> None:
+        self._runs = batch.runs
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+        """(N, H, D) each, to (N, H, D)."""
+        context = torch.empty_like(q)
+        for start, sequences, length in self._runs:
+            rows = slice(start, start + sequences * length)
+            # (sequences, H, T, D)
+            queries, keys, values = (
+                part[rows].view(sequences, length, *part.shape[1:]).transpose(1, 2) for part in (q, k, v)
+            )
+            attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
+            context[rows].view(sequences, length, *q.shape[1:]).copy_(attended.transpose(1, 2))
+        return context
+
+
+class PaddedAttention:
+    """Attention on a padded copy of queries, keys and values: three kernels whatever the lengths are."""
+
+    def __init__(self, batch: PackedBatch) -> None:
+        device = batch.ids.device
+        self._shape = (len(batch), max(batch.lengths))
+        lengths = torch.tensor(sorted(batch.lengths), device=device)
+        rows = torch.repeat_interleave(torch.arange(len(batch), device=device), lengths, output_size=len(batch.ids))
+        self._places = rows * self._shape[1] + batch.position_ids
+        self._open = (torch.arange(self._shape[1], device=device) < lengths[:, None])[:, None, None]
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+        """(N, H, D) each, to (N, H, D)."""
+        queries, keys, values = (self._pad(part) for part in (q, k, v))
+        # Padding follows the tokens, so a causal model never sees it.
+        mask = None if causal else self._open
+        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal)
+        return attended.transpose(1, 2).flatten(0, 1)[self._places]
+
+    def _pad(self, x: Tensor) -> Tensor:
+        B, T = self._shape
+        return x.new_zeros(B * T, *x.shape[1:]).index_copy_(0, self._places, x).view(B, T, *x.shape[1:]).transpose(1, 2)
