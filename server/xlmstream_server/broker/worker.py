@@ -229,7 +229,7 @@ class WorkerBroker:
         accepted is no longer held.
 
         Raises:
-            BrokerDown: keep going; the events are kept and go with the next call.
+            BrokerDown: keep going; the events are kept and go with the next call. Do not hand them over again.
             Fenced: all rows are lost to this worker.
         """
         for output in outputs:
