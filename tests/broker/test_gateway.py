@@ -119,6 +119,8 @@ async def test_follow_continues_on_another_gateway_without_gap_or_repeat(
     other = Listener(client, other_gateway)
     followed = await other_gateway.follow(asked.execution_id, 2)
     assert (followed.state, followed.n_events, len(followed.events)) == (State.RUNNING, 3, 1)
+    audited = (await gateway.audit([asked.execution_id]))[asked.execution_id]
+    assert (audited.state, audited.n_events, audited.journaled) == (State.RUNNING, 3, True)
     other.listen(asked.execution_id, script_of(asked)[:2] + list(followed.events), followed.n_events)
     worker.publish([Output(asked.execution_id, tuple(script_of(asked)[3:]))])
     for one in (listener, other):

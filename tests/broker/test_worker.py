@@ -65,6 +65,9 @@ async def test_the_work_of_a_dead_worker_continues_from_its_journal(
     assert (taken.attempt, taken.alone) == (1, False)  # it had made progress
     with pytest.raises(Fenced):
         worker.publish([Output(asked.execution_id, tuple(script_of(asked)[2:]))])
+    for refused in (worker.renew, worker.reap, lambda: worker.take(1)):
+        with pytest.raises(Fenced):
+            refused()
     other_worker.publish([work(other_worker, taken)])
     listener.read()
     assert listener.events[asked.execution_id] == script_of(asked)
@@ -250,6 +253,7 @@ async def test_a_repeated_call_changes_nothing(
     call("end", worker, lambda: worker.publish(last and [last.pop()]))
     call("handoff", worker, lambda: worker.handoff([second.execution_id]))
     assert worker.held == (third.execution_id,)
+    assert client.hkeys(f"{ROOT}own:{worker.life}") == [third.execution_id.encode()]
     assert worker.publish([]).waiting == 1
     await ask("cancel", lambda: gateway.cancel(third.execution_id))
     lapse(client, worker)
