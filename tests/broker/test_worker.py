@@ -204,6 +204,7 @@ async def test_handoff_keeps_the_journal_and_counts_no_attempt(
     await gateway.cancel(asked[2].execution_id)
     assert worker.handoff(worker.held) == 2
     assert worker.held == ()
+    assert not client.exists(f"{ROOT}own:{worker.life}", f"{ROOT}att:{worker.life}")
     worker.close()
     assert client.hkeys(f"{ROOT}lives") == [other_worker.life.encode()]
     taken = other_worker.take(8)
