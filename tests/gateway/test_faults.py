@@ -201,7 +201,8 @@ async def test_what_the_broker_has_forgotten_is_submitted_again(
         unary = asyncio.ensure_future(service.inference.Generate(generate_request("hold:2 b", request_id=request_id)))
         await asyncio.to_thread(worker.wait, lambda: len(worker.rows) == 2)
         with redis.Redis.from_url(broker_url) as client:
-            client.delete(*client.keys("xs:*r:*"), *client.keys("xs:*j:*"), *client.keys("xs:*lane:*"))
+            for kind in ("r", "e", "j", "own", "lane"):
+                client.delete("none", *client.keys(f"xs:*:{kind}:*"))
         await asyncio.to_thread(worker.wait, lambda: len(worker.started) == 4, 20)
         worker.release("hold:5 a")
         worker.release("hold:2 b")
