@@ -1,7 +1,7 @@
 # The gateway: no model files, no torch.
 #
 #   docker build -f docker/server.Dockerfile -t xlmstream-server .
-#   docker run --rm -p 50051:50051 xlmstream-server --broker redis://redis:6379/0 --bind 0.0.0.0:50051
+#   docker run --rm -p 50051:50051 xlmstream-server --broker redis://redis:6379/0 --listen 0.0.0.0:50051
 ARG PYTHON_VERSION=3.11
 
 FROM python:${PYTHON_VERSION}-slim-bookworm AS build

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
 
@@ -19,7 +20,8 @@ from xlmstream.channel import ChannelOptions
 from xlmstream.errors import Cancelled, Unavailable, XlmstreamError
 from xlmstream.failures import from_call
 from xlmstream.retry import Attempts, Failover, RetryPolicy
-from xlmstream.streams import ended_early
+from xlmstream.streams import CANCEL_TIMEOUT_S, ended_early
+from xlmstream.v1.inference_pb2 import CancelRequestRequest
 from xlmstream.v1.inference_pb2_grpc import InferenceServiceStub
 from xlmstream.v1.models_pb2_grpc import ModelServiceStub
 from xlmstream.v1.server_pb2_grpc import ServerServiceStub
@@ -50,6 +52,8 @@ class Gateway:
 
 
 class UnaryMethod(Protocol[Request, Response]):
+    """A unary rpc of a stub."""
+
     def __call__(self, request: Request, *, timeout: float | None = ...) -> Awaitable[Response]: ...
 
 
@@ -93,6 +97,8 @@ class Calls:
                 error.request_id = request_id
             except asyncio.CancelledError:
                 raise_if_closed("the client was closed during the call")
+                if request_id is not None:  # such a request outlives its call, so that a repeated call can join it
+                    await self.abandon(CancelRequestRequest(request_id=request_id))
                 raise
             await self.wait(attempts, gateway, error)
 
@@ -102,6 +108,12 @@ class Calls:
         if isinstance(error, Unavailable):
             self.gateways.leave(failed)
         await asyncio.sleep(wait_s)
+
+    async def abandon(self, request: CancelRequestRequest) -> None:
+        """Tell the service that nobody waits for a request any more."""
+        if not self._closed:
+            with suppress(XlmstreamError):  # not known yet, gone already, or out of reach: it ends by itself
+                await self.unary(lambda gateway: gateway.inference.CancelRequest, request, timeout_s=CANCEL_TIMEOUT_S)
 
     async def close(self) -> None:
         for stream in list(self.open_streams):
@@ -119,6 +131,7 @@ class Stream(ABC, Generic[Message, Item]):
         self._timeout_s = timeout_s
         self._call: OpenCall[Message] | None = None
         self._reading = asyncio.Lock()
+        self._entered = False
         self._ended = False
 
     @property
@@ -138,6 +151,7 @@ class Stream(ABC, Generic[Message, Item]):
         """Tell the service that nobody will read the rest."""
 
     async def __aenter__(self) -> Self:
+        self._entered = True
         self._attempts = Attempts(self._calls.policy, self._timeout_s)
         self._connect()
         self._calls.open_streams.add(self)
@@ -156,7 +170,15 @@ class Stream(ABC, Generic[Message, Item]):
             item = await self._read()
             if item is not None:
                 return item
+        await self._complete()
         raise StopAsyncIteration
+
+    async def _complete(self) -> None:
+        """Let the call end by itself after its last message: cancelled, it would look broken off to the service."""
+        if self._call is not None:
+            async with self._reading:
+                with suppress(grpc.aio.AioRpcError):
+                    await self._call.read()
 
     async def close(self) -> None:
         """Leave the stream: what is still running for it stops. Called by the end of the `async with` block."""
@@ -167,7 +189,6 @@ class Stream(ABC, Generic[Message, Item]):
             async with self._reading:  # whoever reads has been woken by the cancel, and is out of the call then
                 pass
             if not self._ended:
-                self._ended = True
                 await self._abandon()
 
     def _connect(self) -> None:
@@ -176,6 +197,8 @@ class Stream(ABC, Generic[Message, Item]):
 
     async def _read(self) -> Item | None:
         if self._call is None:
+            if self._entered:
+                raise Cancelled("the stream was closed")
             raise RuntimeError("a stream is read inside its block: `async with client.generate_stream(...) as stream:`")
         try:
             async with self._reading:

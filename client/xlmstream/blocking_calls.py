@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar, cast
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import grpc
 
 from xlmstream.channel import ChannelOptions
-from xlmstream.errors import Unavailable, XlmstreamError
+from xlmstream.errors import Cancelled, Unavailable, XlmstreamError
 from xlmstream.failures import FailedCall, from_call
 from xlmstream.retry import Attempts, Failover, RetryPolicy
-from xlmstream.streams import ended_early
+from xlmstream.streams import CANCEL_TIMEOUT_S, ended_early
+from xlmstream.v1.inference_pb2 import CancelRequestRequest
 from xlmstream.v1.inference_pb2_grpc import InferenceServiceStub
 from xlmstream.v1.models_pb2_grpc import ModelServiceStub
 from xlmstream.v1.server_pb2_grpc import ServerServiceStub
@@ -40,6 +42,8 @@ class Gateway:
 
 
 class UnaryMethod(Protocol[Request, Response]):
+    """A unary rpc of a stub."""
+
     def __call__(self, request: Request, timeout: float | None = ...) -> Response: ...
 
 
@@ -57,6 +61,7 @@ class Calls:
     def __init__(self, gateways: list[Gateway], policy: RetryPolicy) -> None:
         self.gateways = Failover(gateways)
         self.policy = policy
+        self.open_streams: set[Stream[Any, Any]] = set()
         self._closed = False
 
     def gateway(self) -> Gateway:
@@ -81,6 +86,10 @@ class Calls:
             except grpc.RpcError as failure:
                 error = from_call(cast(FailedCall, failure))
                 error.request_id = request_id
+            except (KeyboardInterrupt, SystemExit):
+                if request_id is not None:  # such a request outlives its call, so that a repeated call can join it
+                    self.abandon(CancelRequestRequest(request_id=request_id))
+                raise
             self.wait(attempts, gateway, error)
 
     def wait(self, attempts: Attempts, failed: Gateway, error: XlmstreamError) -> None:
@@ -90,7 +99,15 @@ class Calls:
             self.gateways.leave(failed)
         time.sleep(wait_s)
 
+    def abandon(self, request: CancelRequestRequest) -> None:
+        """Tell the service that nobody waits for a request any more."""
+        if not self._closed:
+            with suppress(XlmstreamError):  # not known yet, gone already, or out of reach: it ends by itself
+                self.unary(lambda gateway: gateway.inference.CancelRequest, request, timeout_s=CANCEL_TIMEOUT_S)
+
     def close(self) -> None:
+        for stream in list(self.open_streams):
+            stream.close()
         self._closed = True
         for gateway in self.gateways.targets:
             gateway.channel.close()
@@ -103,6 +120,7 @@ class Stream(ABC, Generic[Message, Item]):
         self._calls = calls
         self._timeout_s = timeout_s
         self._call: OpenCall[Message] | None = None
+        self._entered = False
         self._ended = False
 
     @property
@@ -122,8 +140,10 @@ class Stream(ABC, Generic[Message, Item]):
         """Tell the service that nobody will read the rest."""
 
     def __enter__(self) -> Self:
+        self._entered = True
         self._attempts = Attempts(self._calls.policy, self._timeout_s)
         self._connect()
+        self._calls.open_streams.add(self)
         return self
 
     def __exit__(
@@ -139,15 +159,22 @@ class Stream(ABC, Generic[Message, Item]):
             item = self._read()
             if item is not None:
                 return item
+        self._complete()
         raise StopIteration
+
+    def _complete(self) -> None:
+        """Let the call end by itself after its last message: cancelled, it would look broken off to the service."""
+        if self._call is not None:
+            with suppress(grpc.RpcError):
+                next(self._call, None)
 
     def close(self) -> None:
         """Leave the stream: what is still running for it stops. Called by the end of the `with` block."""
+        self._calls.open_streams.discard(self)
         call, self._call = self._call, None
         if call is not None:
             call.cancel()
             if not self._ended:
-                self._ended = True
                 self._abandon()
 
     def _connect(self) -> None:
@@ -156,6 +183,8 @@ class Stream(ABC, Generic[Message, Item]):
 
     def _read(self) -> Item | None:
         if self._call is None:
+            if self._entered:
+                raise Cancelled("the stream was closed")
             raise RuntimeError("a stream is read inside its with block: `with client.generate_stream(...) as stream:`")
         try:
             for message in self._call:

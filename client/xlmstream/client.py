@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Literal, Self, Unpack, overload
 
@@ -16,7 +15,7 @@ from xlmstream.errors import XlmstreamError
 from xlmstream.messages import Event, Generation, TokenDelta, Tokens
 from xlmstream.requests import DetokenizeKeywords, GenerateKeywords, Prompt, TokenizeKeywords
 from xlmstream.retry import RetryPolicy
-from xlmstream.streams import CANCEL_TIMEOUT_S, StreamMessage, StreamState
+from xlmstream.streams import StreamMessage, StreamState
 from xlmstream.v1.inference_pb2 import GenerateStreamRequest, ResumeStreamRequest
 from xlmstream.v1.models_pb2 import GetModelRequest, ListModelsRequest, Model, WatchModelsRequest, WatchModelsResponse
 from xlmstream.v1.server_pb2 import GetLoadRequest, GetServerInfoRequest, GetServerInfoResponse, ModelLoad
@@ -282,10 +281,7 @@ class GenerationStream(StreamState, Stream[StreamMessage, Event]):
     async def _abandon(self) -> None:
         request = self._cancel_request()
         if request is not None:
-            with suppress(XlmstreamError):  # not known yet, gone already, or out of reach: it ends by itself
-                await self._calls.unary(
-                    lambda gateway: gateway.inference.CancelRequest, request, timeout_s=CANCEL_TIMEOUT_S
-                )
+            await self._calls.abandon(request)
 
 
 class ModelWatch(Stream[WatchModelsResponse, list[Model]]):

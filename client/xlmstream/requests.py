@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, TypedDict
+from collections.abc import Iterable, Mapping, MutableSequence, Sequence
+from typing import Any, Literal, TypedDict
 
 from google.protobuf.message import Message
 
@@ -45,11 +45,15 @@ class TextKeywords(RequestKeywords, total=False):
 
 
 class TokenizeKeywords(TextKeywords, total=False):
+    """What tokenisation takes."""
+
     add_special_tokens: bool
     """Whether to add the special tokens around each text."""
 
 
 class DetokenizeKeywords(RequestKeywords, total=False):
+    """What detokenisation takes."""
+
     skip_special_tokens: bool
     """Whether to leave special tokens out of the text."""
 
@@ -148,6 +152,8 @@ def _inputs(prompts: Sequence[Prompt], keywords: TextKeywords) -> list[TextInput
         text = TextInput()
         if isinstance(prompt, TextInput):
             text.CopyFrom(prompt)
+        elif not isinstance(prompt, str):
+            raise _invalid(f"inputs[{index}]", f"a str or a TextInput, not {type(prompt).__name__}")
         else:
             _assign(text, "text", prompt, path=f"inputs[{index}].text")
             text.allow_special_tokens = keywords.get("allow_special_tokens", False)
@@ -167,15 +173,16 @@ def _parameters(keywords: GenerateKeywords) -> GenerationParameters:
     return parameters
 
 
-def _assign(message: Message, name: str, value: object, *, path: str) -> None:
+def _assign(message: Message, name: str, value: Any, *, path: str) -> None:
     """Set one field; None leaves it unset. What the field's type cannot hold is told with the name users know."""
     if value is None:
         return
+    field = getattr(message, name)
     try:
-        if isinstance(value, str) or not isinstance(value, Iterable):
-            setattr(message, name, value)
+        if isinstance(field, MutableSequence):
+            field.extend(value)
         else:
-            getattr(message, name).extend(value)
+            setattr(message, name, value)
     except (TypeError, ValueError) as error:
         raise _invalid(path, str(error)) from error
 

@@ -33,12 +33,13 @@ def build_model(*, causal: bool = True, n_langs: int = 3, **overrides: object) -
 
 def next_scores(model: XLMWithLMHeadModel, request: SequenceRequest, ids: Sequence[int]) -> torch.Tensor:
     """Scores (V,) after `ids`, by a full forward pass over them."""
-    fed = list(ids)
+    fed, mask = list(ids), torch.ones(1, len(ids))  # next-token decoding knows no padding
     if request.mode is DecodingMode.MASK_APPEND:
+        mask = None  # as `generate` does it, the model infers it
         fed.append(model.config.mask_token_id if request.mask_id is None else request.mask_id)
     langs = None if request.language_id is None else torch.full((1, len(fed)), request.language_id)
     with torch.no_grad():
-        output = model(input_ids=torch.tensor([fed]), langs=langs, return_dict=True)
+        output = model(input_ids=torch.tensor([fed]), langs=langs, attention_mask=mask, return_dict=True)
     return output.logits[0, -1]
 
 

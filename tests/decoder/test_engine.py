@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from decoder.plain import MARGIN, Transcript, build_model, plain_greedy, run
+from decoder.plain import MARGIN, Transcript, build_model, next_scores, plain_greedy, run
 from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.sequences import (
+    BeamParameters,
     DecodingMode,
     EndReason,
     EngineConfig,
@@ -148,6 +149,66 @@ def test_length_ends_at_the_last_position(causal_model: XLMWithLMHeadModel) -> N
             assert transcript.outputs["a", 0][-1].finished is EndReason.LENGTH
 
 
+def test_stop_ids_end_as_the_end_of_sequence_does(causal_model: XLMWithLMHeadModel) -> None:
+    free = SequenceRequest("a", (8, 9), max_new_tokens=12)
+    greedy = run(DecoderEngine(causal_model, SMALL), [(0, free)]).ids("a")
+    stopped = run(DecoderEngine(causal_model, SMALL), [(0, replace(free, eos_id=1, stop_ids=(96, greedy[4])))])
+    assert stopped.ids("a") == greedy[: greedy.index(greedy[4]) + 1]
+    assert stopped.outputs["a", 0][-1].finished is EndReason.EOS
+
+
+def test_log_probabilities_are_the_models_own(causal_model: XLMWithLMHeadModel) -> None:
+    sampling = SamplingParameters(temperature=1.5, repetition_penalty=2.0, seed=1)
+    requests = [
+        SequenceRequest("none", (5, 6), max_new_tokens=5, sampling=sampling),
+        SequenceRequest("own", (5, 6), max_new_tokens=5, sampling=sampling, top_logprobs=0),
+        SequenceRequest("top", (7, 6), max_new_tokens=5, sampling=sampling, top_logprobs=3),
+    ]
+    transcript = run(DecoderEngine(causal_model, SMALL), [(0, request) for request in requests])
+    assert transcript.ids("own") == transcript.ids("none")
+    assert all(output.logprob is None for output in transcript.outputs["none", 0])
+    for request in requests[1:]:
+        ids = transcript.ids(request.key)
+        for output in transcript.outputs[request.key, 0]:
+            scores = next_scores(causal_model, request, [*request.prompt_ids, *ids[: output.index]]).log_softmax(-1)
+            assert output.token_id is not None
+            assert output.logprob == pytest.approx(float(scores[output.token_id]), abs=1e-4)
+            best = scores.topk(request.top_logprobs or 0)
+            assert [token for token, _ in output.top_logprobs] == best.indices.tolist()
+            assert [value for _, value in output.top_logprobs] == pytest.approx(best.values.tolist(), abs=1e-4)
+
+
+def test_beam_search_resumes_behind_what_was_delivered(causal_model: XLMWithLMHeadModel) -> None:
+    request = SequenceRequest("a", (8, 9), max_new_tokens=6, candidates=2, beam_search=BeamParameters(3))
+    whole = run(DecoderEngine(causal_model, SMALL), [(0, request)])
+    again = replace(request, forced_ids=(tuple(whole.ids("a", 0)[:4]), ()), ended_candidates=frozenset({1}))
+    resumed = run(DecoderEngine(causal_model, SMALL), [(0, again)])
+    assert set(resumed.outputs) == {("a", 0)}
+    assert resumed.outputs["a", 0][0].index == 4
+    assert resumed.ids("a", 0) == whole.ids("a", 0)[4:]
+
+
+def test_a_failing_beam_fails_its_search_only(
+    causal_model: XLMWithLMHeadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = DecoderEngine(causal_model, SMALL)
+    compute = engine._forward.scores
+
+    def faulty(batch):  # type: ignore[no-untyped-def]  # same as what it wraps
+        if any(row.request.key == "bad" and row.candidate == 1 and row.produced == 2 for row in batch.rows):
+            raise RuntimeError("this row cannot be computed")
+        return compute(batch)
+
+    monkeypatch.setattr(engine._forward, "scores", faulty)
+    bad = SequenceRequest("bad", (5, 6), max_new_tokens=6, candidates=2, beam_search=BeamParameters(2))
+    good = replace(bad, key="good")
+    transcript = run(engine, [(0, good), (0, bad), (0, SequenceRequest("c", (5, 6), max_new_tokens=6))])
+    for candidate in range(2):
+        assert [output.finished for output in transcript.outputs["bad", candidate]] == [EndReason.FAILED]
+    alone = run(DecoderEngine(causal_model, SMALL), [(0, good)])
+    assert [transcript.ids("good", c) for c in (0, 1)] == [alone.ids("good", c) for c in (0, 1)]
+
+
 def test_min_new_tokens_holds_back_the_end(causal_model: XLMWithLMHeadModel) -> None:
     free = SequenceRequest("a", (8, 9), max_new_tokens=12)
     greedy = run(DecoderEngine(causal_model, SMALL), [(0, free)]).ids("a")
@@ -219,6 +280,21 @@ BAD = {
     "temperature": {"sampling": SamplingParameters(temperature=float("nan"))},
     "top_k": {"sampling": SamplingParameters(top_k=98)},
     "top_p": {"sampling": SamplingParameters(top_p=0.0)},
+    "min_p": {"sampling": SamplingParameters(min_p=1.1)},
+    "typical_p": {"sampling": SamplingParameters(typical_p=0.0)},
+    "repetition_penalty": {"sampling": SamplingParameters(repetition_penalty=0.0)},
+    "presence_penalty": {"sampling": SamplingParameters(presence_penalty=float("inf"))},
+    "no_repeat_ngram_size": {"sampling": SamplingParameters(no_repeat_ngram_size=-1)},
+    "bad_words must": {"sampling": SamplingParameters(bad_words=((),))},
+    r"bad_words\[1\]": {"sampling": SamplingParameters(bad_words=((5, 97),))},
+    "logit_bias must": {"sampling": SamplingParameters(logit_bias=((5, 1.0), (5, 2.0)))},
+    r"logit_bias\[0\]": {"sampling": SamplingParameters(logit_bias=((-1, 1.0),))},
+    r"stop_ids\[0\]": {"stop_ids": (97,)},
+    "top_logprobs must be 0": {"top_logprobs": -1},
+    "beams must": {"beam_search": BeamParameters(6)},
+    "candidates must be at most": {"candidates": 3, "beam_search": BeamParameters(2)},
+    "temperature must be 0 in": {"sampling": SamplingParameters(temperature=1.0), "beam_search": BeamParameters(2)},
+    "top_logprobs must be unset": {"top_logprobs": 1, "beam_search": BeamParameters(2)},
 }
 
 
@@ -245,19 +321,19 @@ def test_a_key_may_be_in_the_engine_once(causal_model: XLMWithLMHeadModel) -> No
 def test_only_the_row_at_fault_fails(causal_model: XLMWithLMHeadModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row whose computation raises is found by halving; a device short of memory serves smaller batches."""
     engine = DecoderEngine(causal_model, SMALL)
-    compute = engine._scores
+    compute = engine._forward.scores
     largest: list[int] = []
 
-    def faulty(batch, lengths, context):  # type: ignore[no-untyped-def]  # same as what it wraps
+    def faulty(batch):  # type: ignore[no-untyped-def]  # same as what it wraps
         keys = [row.request.key for row in batch.rows]
         if len(keys) > 2:
             raise torch.OutOfMemoryError("too many at once")
         if "bad" in keys:
             raise RuntimeError("this row cannot be computed")
         largest.append(len(keys))
-        return compute(batch, lengths, context)
+        return compute(batch)
 
-    monkeypatch.setattr(engine, "_scores", faulty)
+    monkeypatch.setattr(engine._forward, "scores", faulty)
     requests = [
         SequenceRequest(key, (5, 6, number), max_new_tokens=6) for number, key in enumerate(["a", "b", "bad", "c"])
     ]
@@ -275,14 +351,14 @@ def test_a_prompt_that_cannot_be_computed_fails_alone(
     causal_model: XLMWithLMHeadModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = DecoderEngine(causal_model, EngineConfig(max_slots=5))
-    prefill = engine._network.prefill
+    prefill = engine._forward.network.prefill
 
     def faulty(ids, *rest):  # type: ignore[no-untyped-def]  # same as what it wraps
         if 66 in ids.tolist():
             raise torch.OutOfMemoryError("no room")
         prefill(ids, *rest)
 
-    monkeypatch.setattr(engine._network, "prefill", faulty)
+    monkeypatch.setattr(engine._forward.network, "prefill", faulty)
     good = [SequenceRequest(f"r{n}", (5, n, 7), max_new_tokens=6) for n in range(3)]
     bad = SequenceRequest("bad", (5, 66, 7), candidates=2)
     transcript = run(engine, [(0, good[0]), (0, good[1]), (0, bad), (0, good[2])])

@@ -31,7 +31,7 @@ def test_compose_matches_the_compose_specification() -> None:
 @pytest.mark.parametrize(
     ("module", "flags"),
     [
-        ("xlmstream_server", ["--broker", "--bind"]),
+        ("xlmstream_server", ["--broker", "--listen"]),
         ("xlmstream_worker", ["--broker", "--device", "--ready-file", "--check-ready-file"]),
         ("xlmstream.cli", ["health"]),
     ],

@@ -42,7 +42,13 @@ KEYWORDS = {
     "one label": {"num_labels": 1},
     "labels by name": {"id2label": {"0": "no", "1": "yes", "2": "maybe"}},
     "labels both ways": {"id2label": {0: "no"}, "label2id": {"no": 0}},
-    "unknown keys": {"lang2id": {"en": 0, "fr": 1}, "id2lang": {"0": "en", "1": "fr"}, "max_vocab": -1, "bptt": 256},
+    "unknown keys": {
+        "lang2id": {"en": 0, "fr": 1},
+        "id2lang": {"0": "en", "1": "fr"},
+        "max_vocab": -1,
+        "bptt": 256,
+        "_note": "x",
+    },
     "pruned heads": {"pruned_heads": {1: [2, 0]}},
     "generation": {"max_length": 40, "num_beams": 3, "eos_token_id": 1, "top_k": 50},
     "adaptive softmax": {"asm": True, "asm_cutoffs": [10, 20], "asm_div_value": 4.0},
@@ -110,7 +116,7 @@ def test_impossible_values_are_refused_by_name(name, value):
         XLMConfig(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["to_dict", "__class__", "use_return_dict", "_own_fields"])
+@pytest.mark.parametrize("name", ["to_dict", "__class__", "use_return_dict"])
 def test_keys_that_would_break_the_object_are_refused(name):
     with pytest.raises(ConfigError, match=name):
         XLMConfig(**{name: 1})

@@ -64,6 +64,13 @@ class SlotCache:
         self.tokens[slots].scatter_(1, places[:, None], ids[:, None])
         torch.add(places, 1, out=self.lengths[slots])
 
+    def reorder(self, slots: Tensor, sources: Tensor, start: int, stop: int) -> None:
+        """Give row slots[i] the tokens, keys and values start..stop of row slots[sources[i]]; int64 (N,) both."""
+        origin = slots[sources]
+        self.tokens[slots, start:stop] = self.tokens[origin, start:stop]
+        for layer in self._kv:
+            layer[slots, start:stop] = layer[origin, start:stop]
+
     def _copy_kv(self, source: int, slot: int, n: int) -> None:
         for layer in self._kv:
             layer[slot, :n] = layer[source, :n]

@@ -6,16 +6,20 @@ ids; it knows no text, no queue and no clock. One thread owns an engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from .beam import BeamSearch
 from .cache import SlotCache
+from .forward import Batch, Forward
+from .isolation import run_isolated
 from .limits import Limits
-from .network import Network, Span
+from .network import Network
+from .penalties import History
+from .readback import Chosen, Launch, Readback
 from .sampling import SamplingPlan, choose
 from .scheduler import Chunk, Placement, Row, Scheduler
 from .sequences import (
@@ -30,32 +34,9 @@ from .sequences import (
 )
 from .xlm import XLMWithLMHeadModel
 
+_NO_TOKEN = Failure(FailureKind.COMPUTE, "the scores leave no token to choose")
 # Prompts computed at a time; with more, short prompts only wait for their turn in the same step.
 _STAGING_SLOTS = 4
-
-
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Rows that lie side by side, in the order of their slots, and what they ask for."""
-
-    version: int
-    rows: tuple[Row, ...]
-    slots: slice
-    plan: SamplingPlan
-    masks: Tensor | None
-    """int64 (B, 1): the mask token of each row in MASK_APPEND."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Launch:
-    """A computed batch whose ids may still be on their way to the host."""
-
-    rows: tuple[Row, ...]
-    indices: tuple[int, ...]
-    ids: Tensor
 
 
 class DecoderEngine:
@@ -68,11 +49,11 @@ class DecoderEngine:
         if self.max_context > settings.max_position_embeddings:
             raise ValueError(f"max_positions {self.max_context} exceeds the model's {settings.max_position_embeddings}")
         self.max_slots = config.max_slots
-        self._device = torch.device(config.device)
-        self._network = Network(model, self._device, getattr(torch, config.dtype))
+        device = torch.device(config.device)
+        network = Network(model, device, getattr(torch, config.dtype))
         self._limits = Limits(
             vocabulary=settings.vocab_size,
-            languages=self._network.no_language,
+            languages=network.no_language,
             context_tokens=self.max_context,
             slots=config.max_slots,
             causal=settings.causal,
@@ -83,15 +64,22 @@ class DecoderEngine:
         self._cache = SlotCache(
             config.max_slots + _STAGING_SLOTS,
             self.max_context,
-            self._network.heads if settings.causal else [],
-            self._network.head_dim,
-            self._network.dtype,
-            self._device,
+            network.heads if settings.causal else [],
+            network.head_dim,
+            network.dtype,
+            device,
         )
-        self._mask_id = settings.mask_token_id
-        self._pad_id = settings.pad_index
-        self._batches: dict[DecodingMode, _Batch] = {}
-        self._launched: list[_Launch] = []
+        self._forward = Forward(
+            network,
+            self._cache,
+            causal=settings.causal,
+            mask_id=settings.mask_token_id,
+            pad_id=settings.pad_index,
+        )
+        late = device.type == "cuda" if config.late_readback is None else config.late_readback
+        self._readback = Readback(device, late=late)
+        self._plans: dict[DecodingMode, tuple[int, Batch, SamplingPlan]] = {}
+        self._searches: dict[str, BeamSearch] = {}
         self._ready: list[TokenOutput] = []
 
     # -- requests ------------------------------------------------------------------------------------------------
@@ -111,6 +99,7 @@ class DecoderEngine:
     def cancel(self, key: str) -> None:
         """End a request; nothing of it is reported any more. An unknown or ended key is no error."""
         self._ready = [output for output in self._ready if output.key != key]
+        self._searches.pop(key, None)
         self._scheduler.cancel(key)
 
     def finish(self, key: str, candidate: int) -> None:
@@ -123,13 +112,13 @@ class DecoderEngine:
     def step(self) -> StepResult:
         """Advance every running row by one token. Without work it returns an empty result at once."""
         chunks = self._scheduler.chunks()
-        self._isolate(self._prefill, chunks, self._fail_chunk)
+        run_isolated(self._forward.prefill, chunks, self._fail_chunk)
         self._place(self._scheduler.place())
-        batch = [lane.rows for lane in self._scheduler.lanes.values()]
-        for rows in batch:
-            self._isolate(self._decode, rows, self._fail_row)
-        tokens = self._postprocess()
-        return StepResult(tokens, sum(map(len, batch)), sum(chunk.stop - chunk.start for chunk in chunks))
+        batches = [lane.rows for lane in self._scheduler.lanes.values()]
+        for rows in batches:
+            run_isolated(self._decode, rows, self._fail_row)
+        tokens = self._postprocess(self._readback.receive())
+        return StepResult(tokens, sum(map(len, batches)), sum(chunk.stop - chunk.start for chunk in chunks))
 
     def warm_up(self) -> None:
         """Run the paths of this model once, so that the first request does not pay for it."""
@@ -142,7 +131,7 @@ class DecoderEngine:
     @property
     def idle(self) -> bool:
         """Nothing waits, runs, or is left to report."""
-        return self._scheduler.idle and not self._launched and not self._ready
+        return self._scheduler.idle and not self._readback.outstanding and not self._ready
 
     @property
     def free_slots(self) -> int:
@@ -156,84 +145,98 @@ class DecoderEngine:
 
     # -- parts of a step -----------------------------------------------------------------------------------------
 
-    def _prefill(self, chunks: Sequence[Chunk]) -> None:
-        """Compute the keys and values of some prompt tokens in staging slots."""
-        ids: list[int] = []
-        positions: list[int] = []
-        languages: list[int] = []
-        for chunk in chunks:
-            ids += chunk.prompt.ids[chunk.start : chunk.stop]
-            positions += range(chunk.start, chunk.stop)
-            languages += [self._language(chunk.prompt.request)] * (chunk.stop - chunk.start)
-        self._network.prefill(
-            self._ids(ids),
-            self._ids(positions),
-            self._ids(languages),
-            [Span(chunk.prompt.slot, chunk.start, chunk.stop) for chunk in chunks],
-            self._cache,
-        )
-
     def _place(self, placement: Placement) -> None:
         """Move rows into the holes that others left, and give complete prompts to the rows that begin with them."""
         for source, slot, tokens in placement.moves:
             self._cache.move(source, slot, tokens)
+        searches: dict[str, list[Row]] = {}
         for prompt, row in placement.started:
-            self._cache.start(prompt.slot, row.slot, self._ids(prompt.ids), self._language(row.request))
+            language = self._forward.language(row.request.language_id)
+            self._cache.start(prompt.slot, row.slot, self._forward.ids(prompt.ids), language)
+            if row.request.beam_search is not None:
+                searches.setdefault(row.request.key, []).append(row)
+        for key, rows in searches.items():
+            parameters = rows[0].request.beam_search
+            assert parameters is not None
+            self._searches[key] = BeamSearch(rows, parameters, self._cache.lengths.device)
 
     def _decode(self, rows: Sequence[Row]) -> None:
         """Compute and choose the next token of rows that lie side by side."""
-        batch = self._batch(rows)
+        batch, plan = self._plan(rows)
         cache, slots = self._cache, batch.slots
-        lengths = cache.lengths[slots]
         context = max(row.tokens for row in batch.rows)
-        ids = choose(self._scores(batch, lengths, context), lengths, batch.plan)
-        cache.append(slots, ids.clamp(min=0))
-        self._launched.append(_Launch(batch.rows, tuple(row.produced for row in batch.rows), ids))
+        scores = self._forward.scores(batch)
+        searching = [place for place, row in enumerate(batch.rows) if row.request.beam_search is not None]
+        kept = [(batch.rows[place], scores[place].clone()) for place in searching]
+        history = History(cache.tokens[slots, :context], cache.lengths[slots], plan.prompt_lengths)
+        choice = choose(scores, history, plan)
+        cache.append(slots, choice.ids.clamp(min=0))
+        self._readback.send(Launch.of(batch.rows, choice, plan.logprobs, self._advance_searches(kept)))
         for row in batch.rows:
             row.produced += 1
             row.leaving |= row.produced == row.limit
 
-    def _scores(self, batch: _Batch, lengths: Tensor, context: int) -> Tensor:
-        """Scores float32 (B, V) of the next token."""
-        cache, slots = self._cache, batch.slots
-        languages = cache.languages[slots]
-        if batch.masks is None:
-            positions = lengths[:, None] - 1
-            ids = cache.tokens[slots].gather(1, positions)
-            ragged = any(row.tokens != context for row in batch.rows)
-            return self._network.decode(ids, positions, languages, slots, context, cache, ragged)
-        if self._limits.causal:
-            positions = torch.stack([lengths - 1, lengths], dim=1)
-            ids = torch.cat([cache.tokens[slots].gather(1, positions[:, :1]), batch.masks], dim=1)
-            return self._network.decode(ids, positions, languages, slots, context + 1, cache, ragged=True)
-        ids = cache.tokens[slots, : context + 1].scatter(1, lengths[:, None], batch.masks)
-        places = torch.arange(context + 1, device=self._device)
-        real = (ids != self._pad_id) & (places <= lengths[:, None])
-        visible = places < real.sum(1, keepdim=True)  # as the model infers lengths: by counting what is no padding
-        return self._network.recompute(ids, languages, visible, lengths)
+    def _advance_searches(self, fed: Sequence[tuple[Row, Tensor]]) -> tuple[BeamSearch, ...]:
+        """Give beam searches the scores of their rows and advance those that have all of theirs."""
+        for row, scores in fed:
+            self._searches[row.request.key].feed(row, scores)
+        ready = [self._searches[key] for key in {row.request.key: None for row, _ in fed} if self._searches[key].fed]
+        for search in ready:
+            run_isolated(lambda only: only[0].advance(self._cache), [search], self._fail_search)
+        return tuple(search for search in ready if not search.rows[0].silent)
 
-    def _postprocess(self) -> tuple[TokenOutput, ...]:
-        """Read the chosen ids and end what they end."""
+    def _plan(self, rows: Sequence[Row]) -> tuple[Batch, SamplingPlan]:
+        """The tensors that describe these rows, made again only when the rows of the lane change."""
+        lane = self._scheduler.lanes[rows[0].request.mode]
+        known = self._plans.get(lane.mode)
+        if known is not None and known[0] == lane.version and len(known[1].rows) == len(rows):
+            return known[1], known[2]
+        batch = self._forward.batch(rows)
+        plan = SamplingPlan.of(batch.rows, self._cache.lengths.device)
+        if len(rows) == len(lane.rows):
+            self._plans[lane.mode] = (lane.version, batch, plan)
+        return batch, plan
+
+    # -- outputs -------------------------------------------------------------------------------------------------
+
+    def _postprocess(self, arrived: Sequence[Chosen]) -> tuple[TokenOutput, ...]:
+        """Report what has reached the host and end what it ends."""
         outputs, self._ready = self._ready, []
-        launches, self._launched = self._launched, []
-        for launch in launches:
-            for row, index, token in zip(launch.rows, launch.indices, launch.ids.tolist(), strict=True):
-                if not row.silent:
-                    outputs.append(self._output(row, index, token))
+        for chosen in arrived:
+            for place, row in enumerate(chosen.launch.rows):
+                if not row.silent and row.request.beam_search is None:
+                    outputs.append(self._output(chosen, place, row))
+            for search in chosen.ended:
+                if not search.rows[0].silent:
+                    outputs += self._search_outputs(search)
         return tuple(outputs)
 
-    def _output(self, row: Row, index: int, token: int) -> TokenOutput:
+    def _output(self, chosen: Chosen, place: int, row: Row) -> TokenOutput:
+        request, token, index = row.request, chosen.ids[place], chosen.launch.indices[place]
         if token < 0:
-            return self._failed(row, index, Failure(FailureKind.COMPUTE, "the scores leave no token to choose"))
-        reason = self._end_reason(row, index, token)
+            return self._failed(row, index, _NO_TOKEN)
+        reason = EndReason.EOS if token in request.end_ids else EndReason.LENGTH if index + 1 == row.limit else None
         if reason is not None:
             self._end(row)
-        return TokenOutput(row.request.key, row.candidate, index, token, reason)
+        logprob, top = chosen.logprobs.get(place), chosen.top_logprobs.get(place, ())
+        return TokenOutput(request.key, row.candidate, index, token, reason, None, logprob, top)
 
-    def _end_reason(self, row: Row, index: int, token: int) -> EndReason | None:
-        if token == row.request.eos_id:
-            return EndReason.EOS
-        return EndReason.LENGTH if index + 1 == row.limit else None
+    def _search_outputs(self, search: BeamSearch) -> list[TokenOutput]:
+        """All tokens of the best sequences of a search, less what an earlier attempt delivered."""
+        request = search.rows[0].request
+        if bool(search.failed):
+            return self._end_search(search, _NO_TOKEN)
+        outputs = []
+        for candidate, ids in enumerate(search.results()[: request.candidates]):
+            if candidate in request.ended_candidates:
+                continue
+            reason = EndReason.EOS if ids[-1] in request.end_ids else EndReason.LENGTH
+            delivered = len(request.forced_ids[candidate]) if request.forced_ids else 0
+            for index in range(delivered, len(ids)):
+                end = reason if index + 1 == len(ids) else None
+                outputs.append(TokenOutput(request.key, candidate, index, ids[index], end))
+        self._end_search(search)
+        return outputs
 
     def _end(self, row: Row) -> None:
         row.leaving = row.silent = True
@@ -241,77 +244,47 @@ class DecoderEngine:
 
     # -- failures ------------------------------------------------------------------------------------------------
 
-    def _isolate(
-        self, run: Callable[[Sequence[Item]], None], items: Sequence[Item], fail: Callable[[Item, Failure], None]
-    ) -> None:
-        """Run all items together; where that fails, halves, down to the one item at fault.
-
-        Running again is safe: keys and values are rewritten in place, and tokens are appended last.
-        """
-        if not items:
-            return
-        try:
-            run(items)
-        except (RuntimeError, ValueError, IndexError) as error:  # what torch raises, for lack of memory too
-            if len(items) == 1:
-                fail(items[0], _failure(error))
-                return
-            half = len(items) // 2
-            for part in (items[:half], items[half:]):
-                self._isolate(run, part, fail)
-
     def _fail_chunk(self, chunk: Chunk, failure: Failure) -> None:
         request, index = chunk.prompt.request, len(chunk.prompt.ids) - len(chunk.prompt.request.prompt_ids)
-        for candidate in chunk.prompt.candidates:
+        reported = chunk.prompt.candidates if request.beam_search is None else range(request.candidates)
+        for candidate in reported:
             self._ready.append(TokenOutput(request.key, candidate, index, None, EndReason.FAILED, failure))
+        if request.beam_search is not None:
+            self._scheduler.cancel(request.key)
+        for candidate in chunk.prompt.candidates:
             self._scheduler.finish(request.key, candidate)
 
     def _fail_row(self, row: Row, failure: Failure) -> None:
-        self._ready.append(self._failed(row, row.produced, failure))
+        search = self._searches.get(row.request.key)
+        if search is not None:
+            self._fail_search(search, failure)
+        elif not row.silent:
+            self._ready.append(self._failed(row, row.produced, failure))
+
+    def _fail_search(self, search: BeamSearch, failure: Failure) -> None:
+        self._ready += self._end_search(search, failure)
 
     def _failed(self, row: Row, index: int, failure: Failure) -> TokenOutput:
         self._end(row)
         return TokenOutput(row.request.key, row.candidate, index, None, EndReason.FAILED, failure)
 
-    # -- small things --------------------------------------------------------------------------------------------
+    def _end_search(self, search: BeamSearch, failure: Failure | None = None) -> list[TokenOutput]:
+        request = search.rows[0].request
+        del self._searches[request.key]
+        self._scheduler.cancel(request.key)
+        if failure is None:
+            return []
+        ended = (c for c in range(request.candidates) if c not in request.ended_candidates)
+        return [TokenOutput(request.key, c, 0, None, EndReason.FAILED, failure) for c in ended]
 
-    def _batch(self, rows: Sequence[Row]) -> _Batch:
-        """The tensors that describe these rows, made again only when the rows of the lane change."""
-        lane = self._scheduler.lanes[rows[0].request.mode]
-        known = self._batches.get(lane.mode)
-        if known is not None and known.version == lane.version and len(known.rows) == len(rows):
-            return known
-        ordered = tuple(sorted(rows, key=lambda row: row.slot))
-        masks = [self._mask_id if row.request.mask_id is None else row.request.mask_id for row in ordered]
-        batch = _Batch(
-            version=lane.version,
-            rows=ordered,
-            slots=slice(ordered[0].slot, ordered[-1].slot + 1),
-            plan=SamplingPlan.of(ordered, self._device),
-            masks=self._ids(masks)[:, None] if lane.mode is DecodingMode.MASK_APPEND else None,
-        )
-        if len(rows) == len(lane.rows):
-            self._batches[lane.mode] = batch
-        return batch
+    # -- resumption ----------------------------------------------------------------------------------------------
 
     def _end_of_forced(self, request: SequenceRequest, candidate: int) -> EndReason | None:
         """How a candidate's forced tokens already end it, if they do."""
         forced = request.forced_ids[candidate] if request.forced_ids else ()
         if not forced or candidate in request.ended_candidates:
             return None
-        if forced[-1] == request.eos_id:
+        if forced[-1] in request.end_ids:
             return EndReason.EOS
         room = min(request.max_new_tokens, self.max_context - len(request.prompt_ids))
         return EndReason.LENGTH if len(forced) >= room else None
-
-    def _language(self, request: SequenceRequest) -> int:
-        return self._network.no_language if request.language_id is None else request.language_id
-
-    def _ids(self, values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self._device)
-
-
-def _failure(error: Exception) -> Failure:
-    # On a CPU a failed allocation is a plain RuntimeError.
-    starved = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    return Failure(FailureKind.OUT_OF_MEMORY if starved else FailureKind.COMPUTE, str(error).splitlines()[0])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .sequences import DecodingMode, SamplingParameters, SequenceRequest
+from .sequences import BeamParameters, DecodingMode, SamplingParameters, SequenceRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,12 @@ class Limits:
         _require(0 <= least <= request.max_new_tokens, "min_new_tokens", "0 to max_new_tokens", least)
         if request.eos_id is not None:
             self._check_ids("eos_id", (request.eos_id,))
+        self._check_ids("stop_ids", request.stop_ids)
         _require(1 <= request.candidates <= self.slots, "candidates", f"1 to {self.slots}", request.candidates)
+        top = request.top_logprobs
+        _require(top is None or 0 <= top <= self.vocabulary, "top_logprobs", f"0 to {self.vocabulary}", top)
+        if request.beam_search is not None:
+            self._check_beams(request, request.beam_search)
         if request.forced_ids:
             count = len(request.forced_ids)
             _require(count == request.candidates, "forced_ids", "one tuple per candidate", f"{count} tuples")
@@ -47,11 +52,38 @@ class Limits:
             language = request.language_id
             _require(0 <= language < self.languages, "language_id", f"0 to {self.languages - 1}", language)
 
+    def _check_beams(self, request: SequenceRequest, wish: BeamParameters) -> None:
+        _require(request.candidates <= wish.beams, "candidates", f"at most beams, {wish.beams}", request.candidates)
+        _require(wish.beams <= self.slots, "beams", f"at most {self.slots}", wish.beams)
+        _require(math.isfinite(wish.length_penalty), "length_penalty", "finite", wish.length_penalty)
+        temperature = request.sampling.temperature
+        _require(temperature == 0, "temperature", "0 in beam search", temperature)
+        _require(request.top_logprobs is None, "top_logprobs", "unset in beam search", request.top_logprobs)
+
     def _check_sampling(self, sampling: SamplingParameters) -> None:
         temperature, top_p = sampling.temperature, sampling.top_p
         _require(math.isfinite(temperature) and temperature >= 0, "temperature", "0 or more", temperature)
         _require(0 <= sampling.top_k <= self.vocabulary, "top_k", f"0 to {self.vocabulary}", sampling.top_k)
         _require(0 < top_p <= 1, "top_p", "above 0, at most 1", top_p)
+        _require(0 <= sampling.min_p <= 1, "min_p", "0 to 1", sampling.min_p)
+        _require(0 < sampling.typical_p <= 1, "typical_p", "above 0, at most 1", sampling.typical_p)
+        penalty = sampling.repetition_penalty
+        _require(math.isfinite(penalty) and penalty > 0, "repetition_penalty", "above 0", penalty)
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(sampling, name)
+            _require(math.isfinite(value), name, "finite", value)
+        ngram = sampling.no_repeat_ngram_size
+        _require(ngram >= 0, "no_repeat_ngram_size", "0 or more", ngram)
+        for word in sampling.bad_words:
+            _require(len(word) > 0, "bad_words", "sequences of at least one id", word)
+            self._check_ids("bad_words", word)
+        ids = [token for token, _ in sampling.logit_bias]
+        self._check_ids("logit_bias", ids)
+        _require(len(set(ids)) == len(ids), "logit_bias", "each id at most once", ids)
+        for token, bias in sampling.logit_bias:
+            _require(
+                not math.isnan(bias) and bias < math.inf, "logit_bias", "a number or minus infinity", (token, bias)
+            )
 
     def _check_ids(self, name: str, ids: Sequence[int]) -> None:
         for place, token in enumerate(ids):

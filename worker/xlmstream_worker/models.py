@@ -26,10 +26,26 @@ from xlmstream_worker.detokenize import PieceTexts
 from xlmstream_worker.options import with_defaults_of_directory
 from xlmstream_worker.xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel
 
-_FORMATS: Mapping[str, InputFormat] = {
+_FORMATS: Mapping[str, InputFormat.ValueType] = {
     "huggingface": INPUT_FORMAT_HUGGINGFACE,
     "original": INPUT_FORMAT_ORIGINAL,
 }
+
+
+class TextRate:
+    """Mean bytes of UTF-8 text a token, over what was tokenised so far; begins as 4, as if a thousand tokens had it."""
+
+    def __init__(self) -> None:
+        self._bytes, self._tokens = 4000, 1000
+
+    def note(self, text_bytes: int, tokens: int) -> None:
+        """Count one more text."""
+        self._bytes += text_bytes
+        self._tokens += tokens
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self._bytes / self._tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +60,8 @@ class LoadedModel:
     pieces: PieceTexts
     languages: Mapping[str, int]
     """Language code to the row of its embedding; empty for a model of one language."""
+    text_rate: TextRate
+    """For estimating the cost of a text before tokenising it."""
 
     @property
     def full_name(self) -> str:
@@ -95,15 +113,16 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
         languages=sorted(languages),
         max_input_tokens=config.max_position_embeddings,
         vocabulary_size=config.vocab_size,
-        dtype=device.dtype,
+        dtype=model.dtype or device.dtype,
         causal=config.causal,
         decoding_modes=[DECODING_MODE_NEXT_TOKEN],
         input_format=_FORMATS[model.input_format or "huggingface"],
         default_language=default_language,
     )
-    network = XLMWithLMHeadModel.from_pretrained(model.path, config=config, dtype=device.dtype, device=device.device)
+    network = XLMWithLMHeadModel.from_pretrained(model.path, config=config, dtype=card.dtype, device=device.device)
+    tokenizer.tokenize("Warm up.", lang=default_language or "en")  # its rules are compiled at first use
     pieces = PieceTexts(tokenizer.get_vocab(), frozenset(tokenizer.all_special_ids))
-    return LoadedModel(card, config, tokenizer, network, pieces, languages)
+    return LoadedModel(card, config, tokenizer, network, pieces, languages, TextRate())
 
 
 def _check_vocabulary(name: str, tokenizer: XLMTokenizer, config: XLMConfig) -> None:

@@ -41,12 +41,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(name)
         for option in dataclasses.fields(section):
             choices, kind = _domain(section, option.name)
+            flag = f"--{option.name.replace('_', '-')}"
+            if kind is bool:
+                group.add_argument(flag, action=argparse.BooleanOptionalAction, help=option.metadata["help"])
+                continue
             default = "" if option.default == "" else f" (default: {option.default})"
-            group.add_argument(
-                f"--{option.name.replace('_', '-')}",
-                metavar="|".join(choices) if choices else kind.__name__.upper(),
-                help=option.metadata["help"] + default,
-            )
+            metavar = "|".join(choices) if choices else kind.__name__.upper()
+            group.add_argument(flag, metavar=metavar, help=option.metadata["help"] + default)
     models = parser.add_argument_group("models", "Each directory may hold an xlmstream.json with the same options.")
     models.add_argument("models", nargs="*", metavar="[NAME[@VERSION]=]DIR", help="a model to serve")
     models.add_argument("--causal", choices=["true", "false"], help="override what the models' config.json says")
@@ -86,8 +87,10 @@ def _section(
     for option in dataclasses.fields(section):
         flag = getattr(arguments, option.name)
         written = flag if flag is not None else environment.get(_variable(option.name))
-        if written is not None:
+        if isinstance(written, str):
             values[option.name] = _parse(section, option.name, written)
+        elif written is not None:
+            values[option.name] = written
         elif option.name in table:
             values[option.name] = _typed(section, option.name, table[option.name])
     return section(**values)
@@ -102,6 +105,10 @@ def _domain(section: type[Any], name: str) -> tuple[Sequence[str], type]:
 def _parse(section: type[Any], name: str, written: str) -> str | int | float:
     """The value of text from a flag or a variable."""
     _, kind = _domain(section, name)
+    if kind is bool:
+        if written not in ("true", "false"):
+            raise ConfigError(f"{name} must be true or false, got {written!r}")
+        return written == "true"
     try:
         value: str | int | float = kind(written)
     except ValueError:

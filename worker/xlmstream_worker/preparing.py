@@ -9,7 +9,7 @@ import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-from xlmstream import status
+import xlmstream.status as statuses
 from xlmstream.v1.common_pb2 import TASK_DETOKENIZE, TASK_GENERATE, TASK_TOKENIZE
 from xlmstream_server.broker.v1.messages_pb2 import Event
 
@@ -61,7 +61,7 @@ class Preparer:
             elif task == TASK_DETOKENIZE:
                 self._leave(row, Event(detokenized=detokenize(row, self._model, self._worker_id)))
             else:
-                raise Refused(status.task_unsupported(self._model.full_name, task, self._model.card.tasks))
+                raise Refused(statuses.task_unsupported(self._model.full_name, task, self._model.card.tasks))
         except Refused as refused:
             self._leave(row, Event(failed=refused.status))
 
@@ -70,7 +70,7 @@ class Preparer:
         if prepared.cancelled() or (error := prepared.exception()) is None:
             return
         log.error("preparing failed", extra=fields(execution_id=row.execution_id, error=where(error)))
-        self._leave(row, Event(failed=status.internal()))
+        self._leave(row, Event(failed=statuses.internal()))
 
     def _leave(self, row: Row, *events: Event) -> None:
         if events:

@@ -158,7 +158,9 @@ class Scheduler:
         self._release_dropped()
 
     def finish(self, key: str, candidate: int) -> None:
-        """End one candidate, decoding or about to."""
+        """End one candidate, decoding or about to. The beams of a search end together or not at all."""
+        if key in self._keys and self._keys[key].beam_search is not None:
+            return
         for row in self.rows():
             if row.request.key == key and row.candidate == candidate:
                 row.leaving = row.silent = True
@@ -221,7 +223,7 @@ class Scheduler:
     @property
     def free_slots(self) -> int:
         """Slots that no row holds and no waiting request will need; never below 0."""
-        wanted = sum(_live_candidates(request) for request in self._waiting)
+        wanted = sum(request.rows for request in self._waiting)
         return max(0, self.slots - self.busy_slots - wanted)
 
     @property
@@ -242,7 +244,7 @@ class Scheduler:
         return True
 
     def _admit_next(self) -> bool:
-        if not self._waiting or _live_candidates(self._waiting[0]) > self.slots - self.busy_slots:
+        if not self._waiting or self._waiting[0].rows > self.slots - self.busy_slots:
             return False
         others = self.busy_slots > 0
         guarded = any(row.request.alone and not row.leaving for row in self.rows())
@@ -264,12 +266,11 @@ class Scheduler:
         self._backlog = [prompt for prompt in self._backlog if not prompt.dropped]
 
 
-def _live_candidates(request: SequenceRequest) -> int:
-    return request.candidates - len(request.ended_candidates)
-
-
 def _prompts_of(request: SequenceRequest, cached: bool) -> list[Prompt]:
-    """One prompt per distinct beginning of the request's live candidates."""
+    """One prompt per distinct beginning of the request's rows."""
+    if request.beam_search is not None:  # it is run again from the beginning, whatever was delivered
+        needed = len(request.prompt_ids) - 1 if cached else 0
+        return [Prompt(request, tuple(range(request.rows)), request.prompt_ids, slot=-1, needed=needed)]
     beginnings: dict[tuple[int, ...], list[int]] = {}
     for candidate in range(request.candidates):
         if candidate not in request.ended_candidates:

@@ -23,7 +23,7 @@ class EndReason(enum.Enum):
     """Why the engine ended a candidate. What the caller ends by `cancel` or `finish` is not reported back."""
 
     EOS = "eos"
-    """The end-of-sequence id or one of the stop ids was produced."""
+    """One of the request's `end_ids` was produced."""
     LENGTH = "length"
     """`max_new_tokens` was reached, or the model has no further positions."""
     FAILED = "failed"
@@ -47,18 +47,55 @@ class Failure:
 class SamplingParameters:
     """How the next token is chosen from the scores. The defaults are greedy and change no score.
 
-    Order of application, as in transformers: logit bias, repetition, presence and frequency penalties, no-repeat
-    n-grams, bad words, minimum length; then, when sampling, temperature, top-k, top-p, min-p, typical-p.
+    Applied in the order of the fields, which is that of transformers; all from `temperature` on only when drawing.
     """
 
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(id, what to add to its score), each id at most once."""
+    repetition_penalty: float = 1.0
+    """Above 0. Scores of all ids in the prompt and output are divided by it where positive, multiplied elsewhere."""
+    presence_penalty: float = 0.0
+    """Subtracted from the score of every id that is in the output."""
+    frequency_penalty: float = 0.0
+    """Subtracted from the score of an id once per occurrence in the output."""
+    no_repeat_ngram_size: int = 0
+    """No sequence of this many ids occurs twice in prompt and output; 0 is no limit."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Sequences of ids that are never completed."""
     temperature: float = 0.0
     """0 takes the best token each time; above 0 scores are divided by it and a token is drawn."""
     top_k: int = 0
     """Draw among this many best tokens; 0 is no limit."""
     top_p: float = 1.0
     """Draw among the fewest best tokens whose probabilities reach this sum, in (0, 1]."""
+    min_p: float = 0.0
+    """Draw among tokens at least this fraction as probable as the best one, in [0, 1]."""
+    typical_p: float = 1.0
+    """Draw among the fewest tokens of the most typical information content that reach this sum, in (0, 1]."""
     seed: int = 0
     """Any int below 2**64. The draw depends on (seed, candidate, index of the token) and the scores alone."""
+
+
+class EarlyStopping(enum.Enum):
+    """When beam search is content with the finished sequences it has. The values are those of transformers."""
+
+    HEURISTIC = "heuristic"
+    """Until no running beam scores better at its present length (`False`, the default, in transformers)."""
+    WHEN_FULL = "when_full"
+    """As soon as `beams` sequences have finished (`True`)."""
+    NEVER = "never"
+    """Until no running beam could score better at any length (`"never"`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeamParameters:
+    """Beam search: keep the `beams` best beginnings, return the best finished sequences."""
+
+    beams: int
+    """At least 1 and at least as many as candidates are asked for."""
+    length_penalty: float = 1.0
+    """A finished sequence scores its summed log-probability / length ** this."""
+    early_stopping: EarlyStopping = EarlyStopping.HEURISTIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +116,16 @@ class SequenceRequest:
     """No end of sequence before this many tokens."""
     eos_id: int | None = None
     """Ends a candidate and is its last token; None never ends one."""
+    stop_ids: tuple[int, ...] = ()
+    """Further ids that end a candidate as `eos_id` does."""
     sampling: SamplingParameters = field(default_factory=SamplingParameters)
+    beam_search: BeamParameters | None = None
+    """Given, nothing is drawn (temperature must be 0), and all tokens come together with the end of the candidate."""
     candidates: int = 1
     """How many sequences to generate, all from one computation of the prompt."""
+    top_logprobs: int | None = None
+    """Report the log-probability of each token and of this many best ones; None reports none. They are the model's own,
+    before penalties and temperature. Not with beam search."""
     forced_ids: tuple[tuple[int, ...], ...] = ()
     """Per candidate, the tokens delivered by an earlier attempt: taken as given, not reported again, and generation
     goes on after them exactly as it would have. Empty, or one tuple per candidate."""
@@ -89,6 +133,18 @@ class SequenceRequest:
     """Candidates whose end an earlier attempt has delivered: not run again, not reported."""
     alone: bool = False
     """Run while no other request is in the batch (quarantine of a request suspected of killing workers)."""
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """All ids that end a candidate."""
+        return self.stop_ids if self.eos_id is None or self.eos_id in self.stop_ids else (self.eos_id, *self.stop_ids)
+
+    @property
+    def rows(self) -> int:
+        """Slots it occupies while it decodes."""
+        if self.beam_search is not None:
+            return self.beam_search.beams
+        return self.candidates - len(self.ended_candidates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +162,10 @@ class TokenOutput:
     """Set on the last output of the candidate."""
     failure: Failure | None = None
     """Set when `finished` is FAILED."""
+    logprob: float | None = None
+    """Natural log-probability of the token, where the request asked for it."""
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    """The best ids and their log-probabilities, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +191,9 @@ class EngineConfig:
     """"cpu", "cuda" or "cuda:N"."""
     dtype: str = "float32"
     """"float32", "bfloat16" or "float16". Scores are chosen from in float32 always."""
+    late_readback: bool | None = None
+    """Hand out each step's tokens with the next step's, so that the device need not wait for the host. None: on a
+    GPU."""
     prefill_tokens: int = 256
     """Most prompt tokens computed per step, so that a long prompt never holds up the rows that decode."""
 

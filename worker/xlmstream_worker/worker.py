@@ -15,7 +15,7 @@ import queue
 import time
 from dataclasses import dataclass
 
-from xlmstream import status
+import xlmstream.status as statuses
 from xlmstream_server.broker.v1.messages_pb2 import Event
 
 from xlmstream_worker.decoder import DecoderEngine
@@ -98,7 +98,7 @@ class DecodeLoop:
             self._engine.add(generation.begin())
         except ValueError as error:
             # The engine's own checks stand behind ours, for what only it can know.
-            refused = Event(failed=status.invalid_input([("parameters", str(error))]))
+            refused = Event(failed=statuses.invalid_input([("parameters", str(error))]))
             self._outbox.put([RowEvents(row, (refused,))])
         else:
             self._running[row.key] = (row, generation)

@@ -4,8 +4,8 @@
     from xlmstream.testing import FakeServer
 
     def test_greeting() -> None:
-        with FakeServer({"Hello": " my friend"}) as server, Client(server.address) as client:
-            assert client.generate("Hello", max_new_tokens=5).text == " my friend"
+        with FakeServer({"Hello": "my dear friend"}) as server, Client(server.address) as client:
+            assert client.generate("Hello", max_new_tokens=5).text == "my dear friend"
             assert server.requests[-1].parameters.max_new_tokens == 5
 
 It makes one token of each word, numbers the events of a stream and resumes it as the service does. It checks no limits:

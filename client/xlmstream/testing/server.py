@@ -22,7 +22,7 @@ class FakeServer(Stage):
 
     `requests` holds every request received, in order of arrival; `open_streams` counts the streams of generation being
     served; `models` is what the model service lists (call `notify` after a change); `changed` is a condition notified
-    at every request, end of a stream and change: wait on it, with a timeout, instead of sleeping.
+    at every request, begin and end of a stream, and change: wait on it, with a timeout, instead of sleeping.
     """
 
     def __init__(
@@ -30,14 +30,17 @@ class FakeServer(Stage):
         answers: Mapping[str, Answer] | Callable[[str], Answer] | None = None,
         *,
         coalesce: Sequence[int] = (1,),
+        port: int = 0,
     ) -> None:
         """
         answers: what follows each prompt, as a mapping or a function; without it every prompt is repeated.
         coalesce: how many events each stream message joins, taken in turn again and again; 0 stands for a heartbeat.
+        port: where to listen; 0 takes a free one.
         """
         super().__init__(answers, coalesce)
         self.address = ""
         """ "127.0.0.1:PORT", once started."""
+        self._port = port
         self._server: grpc.Server | None = None
 
     def __enter__(self) -> Self:
@@ -47,7 +50,7 @@ class FakeServer(Stage):
         add_InferenceServiceServicer_to_server(InferenceService(self), self._server)
         add_ModelServiceServicer_to_server(ModelService(self), self._server)
         add_ServerServiceServicer_to_server(ServerService(self), self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{self._port}')}"
         self._server.start()
         return self
 

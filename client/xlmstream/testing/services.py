@@ -19,6 +19,8 @@ from xlmstream.v1.server_pb2_grpc import ServerServiceServicer
 
 
 class InferenceService(InferenceServiceServicer):
+    """Answers from the script; streams are journals that can be resumed."""
+
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
 
@@ -71,6 +73,8 @@ class InferenceService(InferenceServiceServicer):
 
 
 class ModelService(ModelServiceServicer):
+    """Lists the models of the stage."""
+
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
 
@@ -97,6 +101,8 @@ class ModelService(ModelServiceServicer):
 
 
 class ServerService(ServerServiceServicer):
+    """A gateway without load."""
+
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
 

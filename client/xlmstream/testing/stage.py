@@ -42,6 +42,8 @@ def fake_model(name: str = "fake", version: str = "1") -> models.Model:
 
 @dataclass
 class Fault:
+    """What shall go wrong with the next call of a method, and after how many messages of it."""
+
     failure: Failure
     method: str
     after_messages: int
@@ -118,7 +120,7 @@ class Stage:
 
     def answer(self, prompt: str) -> Answer:
         if self._answers is None:
-            return f" {prompt}"
+            return prompt
         if callable(self._answers):
             return self._answers(prompt)
         return self._answers.get(prompt, Failure("INVALID_INPUT", f"no answer was written for {prompt!r}"))
@@ -165,15 +167,16 @@ class Stage:
             return
         with self.changed:
             self.open_streams += 1
+            self.changed.notify_all()
         try:
             for sent, message in enumerate(coalesced(run.events[next_event:], self._sizes)):
                 self._pause(run, sent, context)
                 if fault is not None and sent == fault.after_messages:
                     break
+                run.finished = run.finished or message.HasField("finished")
                 yield message
             if fault is not None:
                 abort(context, fault.failure)
-            run.finished = True
         finally:
             with self.changed:
                 self.open_streams -= 1

@@ -188,7 +188,9 @@ class RequestOptions(google.protobuf.message.Message):
     truncation: global___Truncation.ValueType
     """Default: refuse an input that is too long."""
     disconnect_policy: global___DisconnectPolicy.ValueType
-    """Default: cancel. Unary calls are always cancelled with their call."""
+    """Default of a stream: cancel. Default of a unary call: detach where it carries a request_id, so that the same call
+    sent again after a broken connection joins the work; else cancel, the only choice without a request_id.
+    """
     def __init__(
         self,
         *,

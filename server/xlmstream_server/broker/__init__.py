@@ -14,7 +14,7 @@ from xlmstream_server.broker.errors import (
     RequestIdReused,
 )
 from xlmstream_server.broker.gateway import GatewayBroker
-from xlmstream_server.broker.types import (
+from xlmstream_server.broker.values import (
     Arrival,
     Audited,
     Followed,

@@ -17,7 +17,7 @@ class BrokerError(Exception):
 
 
 class BrokerDown(BrokerError):
-    """The broker cannot be reached, is loading its data, or did not answer in time. Raised at once, never after retries."""
+    """The broker cannot be reached, is loading its data, or did not answer in time. Raised at once, without retries."""
 
 
 class BrokerMisconfigured(BrokerError):
@@ -29,8 +29,8 @@ class QueueFull(BrokerError):
 
     Attributes:
         retry_after_s: when to try again, in seconds.
-        bound: which bound: "requests", "bytes" or "tokens", with "tenant " before it for the tenant's share, or "memory" where the
-            broker itself has run out of memory.
+        bound: which bound: "requests", "bytes" or "tokens", "tenant " before it where it is the tenant's share, or
+            "memory" where the broker itself has run out of it.
         limit: its value; 0 for "memory".
     """
 

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+import contextlib
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from xlmstream_server.broker.types import (
+from xlmstream.v1.common_pb2 import PRIORITY_BULK, PRIORITY_INTERACTIVE
+
+from xlmstream_server.broker import failures, journal
+from xlmstream_server.broker.channel import Channel
+from xlmstream_server.broker.connection import PROBE_S, Argument, Reply, check_info, check_shards
+from xlmstream_server.broker.errors import BrokerDown, BrokerError, NotFound, QueueFull, RequestIdReused
+from xlmstream_server.broker.ids import id_for, random_id, shard_of
+from xlmstream_server.broker.scripts import REGISTRY_ROOT, script, shard_root
+from xlmstream_server.broker.v1.messages_pb2 import Envelope, Frame, WorkerCard
+from xlmstream_server.broker.values import (
     Arrival,
     Audited,
     Followed,
@@ -16,20 +31,40 @@ from xlmstream_server.broker.types import (
     State,
     Submitted,
 )
-from xlmstream_server.broker.v1.messages_pb2 import Envelope
+
+BEAT_S = 5.0
+# Frames that wait in this gateway's stream before the oldest is given up for repair from the journal.
+MOST_FRAMES = 4096
+
+_BOUNDS = ("requests", "bytes", "tokens", "tenant requests", "tenant bytes", "tenant tokens")
+_GATEWAY_ID = re.compile(r"[A-Za-z0-9._-]{1,48}")
 
 
 class GatewayBroker:
     """One life of one gateway process.
 
-    Every call raises `BrokerDown` at once while the broker is away; a task of this object probes it and service resumes by itself.
-    Every call may be repeated after `BrokerDown`: if the first one did arrive, the repetition changes nothing.
+    Every call raises `BrokerDown` at once while the broker is away; a task of this object probes it and service
+    resumes by itself. Every call may be repeated after `BrokerDown`: if the first one did arrive, the repetition
+    changes nothing.
 
-    A gateway that serves a call does, in this order: make an id, register the call locally under it, `submit`; hand on what
-    `frames` brings, dropping what it has (`first_event` + `event_count` <= next expected) and calling `follow` from the next expected event on
-    any gap; `expire` at the deadline; `leave` when the client goes away; `audit` its open ids on every `Arrival.gap`
-    and those silent for 5 s.
+    A gateway that serves a call does, in this order: make an id, register the call locally under it, `submit`; hand
+    on what `frames` brings, dropping what it has (`first_event` + `event_count` <= next expected) and calling `follow`
+    from the next expected event on any gap; `expire` at the deadline; `leave` when the client goes away; `audit` its
+    open ids on every `Arrival.gap` and those silent for 5 s.
     """
+
+    def __init__(self, url: str, gateway_id: str, limits: QueueLimits, shards: int, most_frames: int) -> None:
+        """Use `connect`."""
+        self._url = url
+        self._gateway_id = gateway_id
+        self._limits = limits
+        self._shards = shards
+        self._most_frames = most_frames
+        self._channel: Channel | None = None
+        self._offset_ms = 0.0
+        self._keeper: asyncio.Task[None] | None = None
+        self._cancelled = journal.encode(failures.cancelled())
+        self._deadline_queue = journal.encode(failures.deadline_queue())
 
     @classmethod
     async def connect(
@@ -40,24 +75,55 @@ class GatewayBroker:
         limits: QueueLimits | None = None,
         shards: int = 1,
         allow_volatile: bool = False,
+        most_frames: int = MOST_FRAMES,
     ) -> Self:
         """Connect, check the broker's configuration, announce this gateway, start its heartbeat.
 
         Args:
             url: redis://, rediss:// or unix:// URL.
-            gateway_id: name of this life; random by default. Must not be used twice.
+            gateway_id: name of this life, 1 to 48 characters of letters, digits, '.', '_' and '-'; random by default.
+                Must not be used twice.
             limits: bounds of the queue that this gateway enforces when it submits.
             shards: number of shards, 1 to 256; the same for every process of an installation.
             allow_volatile: accept a broker without appendonly (a warning is logged).
+            most_frames: unread frames kept for this gateway; older ones are repaired from the journals.
 
         Raises:
             BrokerDown: it cannot be reached.
             BrokerMisconfigured: it would evict or lose work, or was set up with another number of shards.
         """
-        raise NotImplementedError
+        gateway_id = gateway_id or f"gw-{secrets.token_hex(6)}"
+        if not _GATEWAY_ID.fullmatch(gateway_id):
+            raise ValueError(f"gateway_id must be 1 to 48 characters of letters, digits, '.', '_', '-': {gateway_id!r}")
+        if not 1 <= shards <= 256:
+            raise ValueError(f"shards must be 1 to 256: {shards}")
+        broker = cls(url, gateway_id, limits or QueueLimits(), shards, most_frames)
+        try:
+            await broker._open()
+            info = await broker._command("INFO")
+            assert isinstance(info, bytes)
+            check_info(info, allow_volatile=allow_volatile)
+            check_shards(await broker._command("SET", REGISTRY_ROOT + b"shards", shards, "NX", "GET"), shards)
+        except BaseException:
+            await broker.close()
+            raise
+        broker._keeper = asyncio.create_task(broker._keep(), name=f"broker-keeper-{gateway_id}")
+        return broker
 
     async def close(self) -> None:
         """Stop the heartbeat, withdraw this gateway's name, close the connections."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        with contextlib.suppress(BrokerDown):
+            for shard in range(self._shards):
+                root = shard_root(shard)
+                name = self._gateway_id.encode()
+                await self._command("DEL", root + b"gw:" + name, root + b"out:" + name)
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -69,29 +135,32 @@ class GatewayBroker:
 
     @property
     def gateway_id(self) -> str:
-        raise NotImplementedError
+        return self._gateway_id
 
     @property
     def up(self) -> bool:
-        """Whether the last exchange with the broker went well."""
-        raise NotImplementedError
+        """Whether there is a connection to the broker."""
+        return self._channel is not None and not self._channel.closed.is_set()
 
     def now_ms(self) -> int:
         """Broker time in milliseconds, from the local monotonic clock and the offset that the heartbeat measures."""
-        raise NotImplementedError
+        return int(time.monotonic() * 1000 + self._offset_ms)
 
     def new_id(self) -> str:
         """A random execution id."""
-        raise NotImplementedError
+        return random_id(self._shards)
 
     def id_for(self, tenant: str, request_id: str, part: int = 0) -> str:
-        """The execution id of a client's request_id: always the same. `part` counts the inputs of a call with several."""
-        raise NotImplementedError
+        """The execution id of a client's request_id, always the same. `part`: which input of a call with several."""
+        return id_for(tenant, request_id, part, self._shards)
+
+    # ------------------------------------------------------------------ executions
 
     async def submit(self, envelope: Envelope, *, rerun: bool = False) -> Submitted:
         """Accept a request: it now waits for a worker, and its frames come to this gateway.
 
-        An execution of the same id with the same model, task and request is joined (`Submitted.joined`; then call `follow`).
+        An execution of the same id with the same model, task and request is joined (`Submitted.joined`; then call
+        `follow`). So is one submitted again after a lost reply.
 
         Args:
             envelope: complete: execution_id, tenant, model, task, request, accepted_ms, deadline_ms, journaled, ...
@@ -100,7 +169,39 @@ class GatewayBroker:
         Raises:
             QueueFull, RequestIdReused, BrokerDown.
         """
-        raise NotImplementedError
+        execution_id, limits = envelope.execution_id, self._limits
+        reply = await self._on(
+            execution_id,
+            "submit",
+            execution_id,
+            envelope.SerializeToString(),
+            _digest(envelope),
+            envelope.model,
+            {PRIORITY_INTERACTIVE: 1, PRIORITY_BULK: 3}.get(envelope.priority, 2),
+            envelope.tenant,
+            envelope.cost_tokens,
+            envelope.deadline_ms,
+            int(envelope.journaled),
+            int(envelope.detach),
+            self._gateway_id,
+            int(rerun),
+            limits.max_requests,
+            limits.max_bytes,
+            limits.max_tokens,
+            limits.tenant_max_requests,
+            limits.tenant_max_bytes,
+            limits.tenant_max_tokens,
+        )
+        match reply:
+            case [b"QUEUED"]:
+                return Submitted(execution_id, False, State.QUEUED)
+            case [b"JOINED", bytes(state)]:
+                return Submitted(execution_id, True, State(state.decode()))
+            case [b"FULL", int(bound), bytes(limit), int(retry_ms)]:
+                raise QueueFull(retry_ms / 1000, _BOUNDS[bound - 1], int(limit))
+            case [b"REUSED"]:
+                raise RequestIdReused(execution_id)
+        raise BrokerError(f"unexpected reply {reply!r}")
 
     async def follow(self, execution_id: str, from_event: int = 0) -> Followed:
         """Listen to an execution from event `from_event` on: what exists now is returned, the rest arrives in frames.
@@ -110,15 +211,20 @@ class GatewayBroker:
         Raises:
             NotFound, BrokerDown.
         """
-        raise NotImplementedError
+        match await self._on(execution_id, "follow", execution_id, self._gateway_id):
+            case [b"OK", bytes(state), int(n_events), int(journaled), bytes(envelope), bytes(events)]:
+                found = journal.decode(events, from_event)
+                known = Envelope.FromString(envelope)
+                return Followed(State(state.decode()), from_event, found, n_events, journaled == 1, known)
+        raise NotFound(execution_id)
 
     async def leave(self, execution_id: str) -> None:
         """Listen no more (the last client of it on this gateway went away or has everything).
 
-        When nobody listens any more, a DETACH request keeps running for the grace period and any other is cancelled. Unknown and
-        ended executions are no error.
+        When nobody listens any more, a DETACH request keeps running for the grace period and any other is cancelled.
+        Unknown and ended executions are no error.
         """
-        raise NotImplementedError
+        await self._on(execution_id, "leave", execution_id, self._gateway_id, self._cancelled)
 
     async def cancel(self, execution_id: str) -> State:
         """Cancel: a queued one ends here, a running one within two decode steps. Returns the state it was found in.
@@ -126,28 +232,201 @@ class GatewayBroker:
         Raises:
             NotFound, BrokerDown.
         """
-        raise NotImplementedError
+        return _state_found(execution_id, await self._on(execution_id, "cancel", execution_id, self._cancelled))
 
     async def expire(self, execution_id: str) -> State:
-        """As `cancel`, because its deadline has passed; ends EXPIRED. A deadline still ahead (broker time) changes nothing."""
-        raise NotImplementedError
+        """As `cancel`, because its deadline has passed; ends EXPIRED. Changes nothing 100 ms or more before it.
+
+        Raises:
+            NotFound, BrokerDown.
+        """
+        return _state_found(execution_id, await self._on(execution_id, "expire", execution_id, self._deadline_queue))
 
     async def envelope(self, execution_id: str) -> Envelope:
         """The request as it was accepted. Raises NotFound, BrokerDown."""
-        raise NotImplementedError
+        key = shard_root(shard_of(execution_id, self._shards)) + b"e:" + execution_id.encode()
+        found = await self._command("GET", key)
+        if found is None:
+            raise NotFound(execution_id)
+        assert isinstance(found, bytes)
+        return Envelope.FromString(found)
 
     async def audit(self, execution_ids: Sequence[str]) -> dict[str, Audited]:
-        """State and number of events of each id; what differs from what the gateway has is repaired by `follow` or `submit`."""
-        raise NotImplementedError
+        """State and number of events of each id; repair what differs by `follow`, what is unknown by `submit`."""
+        found: dict[str, Audited] = {}
+        for shard in range(self._shards):
+            mine = [name for name in execution_ids if shard_of(name, self._shards) == shard]
+            if not mine:
+                continue
+            for name, entry in zip(mine, await self._run("audit", shard_root(shard), *mine), strict=True):
+                match entry:
+                    case [bytes(state), int(n_events), int(journaled)]:
+                        found[name] = Audited(State(state.decode()) if state else None, n_events, journaled == 1)
+        return found
 
-    def frames(self) -> AsyncIterator[Arrival]:
-        """This gateway's frames, for ever: survives the broker's absence. One reader; trims the stream as it reads."""
-        raise NotImplementedError
+    # ------------------------------------------------------------------ workers and queues
 
     async def models(self) -> list[Registered]:
         """Every worker heard of in the last minutes, with the models it serves."""
-        raise NotImplementedError
+        found: list[Registered] = []
+        for entry in await self._run("models", REGISTRY_ROOT):
+            match entry:
+                case [bytes(card), int(alive)]:
+                    found.append(Registered(WorkerCard.FromString(card), alive == 1))
+        return found
 
     async def load(self) -> list[ModelQueue]:
-        """What waits, by model. Models for which nothing waits may be missing."""
-        raise NotImplementedError
+        """What waits, by model. Models for which nothing waits are missing."""
+        found: dict[str, ModelQueue] = {}
+        for shard in range(self._shards):
+            for entry in await self._run("load", shard_root(shard)):
+                match entry:
+                    case [bytes(name), int(requests), int(size_bytes), int(tokens), int(oldest_ms)]:
+                        model = name.decode()
+                        other = found.get(model, ModelQueue(model, 0, 0, 0, 0.0))
+                        found[model] = ModelQueue(
+                            model,
+                            other.requests + requests,
+                            other.size_bytes + size_bytes,
+                            other.tokens + tokens,
+                            max(other.oldest_wait_s, oldest_ms / 1000),
+                        )
+        return list(found.values())
+
+    # ------------------------------------------------------------------ frames
+
+    async def frames(self) -> AsyncIterator[Arrival]:
+        """This gateway's frames, for ever: survives the broker's absence. One reader; trims the streams as it reads.
+
+        After the broker was away an empty frame with `gap` comes first.
+        """
+        streams = [shard_root(shard) + b"out:" + self._gateway_id.encode() for shard in range(self._shards)]
+        places = dict.fromkeys(streams, (0, 0))
+        away = False
+        while True:
+            channel: Channel | None = None
+            try:
+                channel = await Channel.open(self._url)
+                await channel.call("PING")  # fails while the broker still loads its data
+                if away and self.up:
+                    away = False
+                    yield Arrival(Frame(), gap=True)
+                while not away:
+                    for arrival in await _read(channel, places):
+                        yield arrival
+            except BrokerDown:
+                away = True
+            finally:
+                if channel is not None:
+                    channel.close()
+            await asyncio.sleep(PROBE_S)
+
+    # ------------------------------------------------------------------ connection
+
+    async def _keep(self) -> None:
+        """Beats while the broker is there, looks for it while it is not."""
+        while True:
+            channel = self._channel
+            if channel is None or channel.closed.is_set():
+                try:
+                    await self._open()
+                except BrokerError:
+                    await asyncio.sleep(PROBE_S)
+                continue
+            try:
+                async with asyncio.timeout(BEAT_S):
+                    await channel.closed.wait()
+            except TimeoutError:
+                with contextlib.suppress(BrokerError):
+                    await self._beat(channel)
+
+    async def _open(self) -> None:
+        channel = await Channel.open(self._url)
+        try:
+            await self._beat(channel)  # loads its script where need be
+            await self._beat(channel)  # measures the clocks' offset
+        except BaseException:
+            channel.close()
+            raise
+        self._channel = channel
+
+    async def _beat(self, channel: Channel) -> None:
+        for shard in range(self._shards):
+            before = time.monotonic()
+            reply = await _call(channel, "beat", shard_root(shard), self._gateway_id, self._most_frames)
+            match reply:
+                case [b"OK", int(now_ms)]:
+                    self._offset_ms = now_ms - (before + time.monotonic()) * 500
+
+    async def _on(self, execution_id: str, name: str, *arguments: Argument) -> list[Reply]:
+        return await self._run(name, shard_root(shard_of(execution_id, self._shards)), *arguments)
+
+    async def _run(self, name: str, root: bytes, *arguments: Argument) -> list[Reply]:
+        return await _call(self._connected(), name, root, *arguments)
+
+    async def _command(self, *command: Argument) -> Reply:
+        return await self._connected().call(*command)
+
+    def _connected(self) -> Channel:
+        if self._channel is None or self._channel.closed.is_set():
+            raise BrokerDown("the broker cannot be reached")
+        return self._channel
+
+
+async def _call(channel: Channel, name: str, root: bytes, *arguments: Argument) -> list[Reply]:
+    """Run a script, loading it where the broker does not have it (yet, or any more)."""
+    source = script(name)
+    try:
+        reply = await channel.call(*source.by_sha(root, *arguments))
+    except BrokerError as error:
+        if not str(error).startswith("NOSCRIPT"):
+            raise
+        reply = await channel.call(*source.by_text(root, *arguments))
+    assert isinstance(reply, list)
+    return reply
+
+
+async def _read(channel: Channel, places: dict[bytes, tuple[int, int]]) -> list[Arrival]:
+    """What arrives within a second in the streams behind their places, which are moved on; trims what was read before.
+
+    The ids of a stream are <base>-0, -1, -2, ...: a number left out was trimmed, another base is a stream begun anew.
+    """
+    ids = [f"{base}-{number}" for base, number in places.values()]
+    trims = [channel.call("XTRIM", stream, "MINID", "=", place) for stream, place in zip(places, ids, strict=True)]
+    reading = channel.call("XREAD", "COUNT", 128, "BLOCK", 1000, "STREAMS", *places, *ids)
+    *_, reply = await asyncio.gather(*trims, reading)
+    arrivals: list[Arrival] = []
+    for stream, name, frame in _entries(reply):
+        base, number = (int(part) for part in name.split(b"-"))
+        before, places[stream] = places[stream], (base, number)
+        if before == (0, 0) and number == 0:
+            continue  # the stream's first entry, which holds nothing
+        arrivals.append(Arrival(Frame.FromString(frame), gap=(base, number) != (before[0], before[1] + 1)))
+    return arrivals
+
+
+def _entries(reply: Reply) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Stream, id and frame of each entry that XREAD returned."""
+    if reply is None:
+        return
+    assert isinstance(reply, list)
+    for one in reply:
+        match one:
+            case [bytes(stream), list(entries)]:
+                for entry in entries:
+                    match entry:
+                        case [bytes(name), [bytes(), bytes(frame)]]:
+                            yield stream, name, frame
+
+
+def _digest(envelope: Envelope) -> bytes:
+    """What must be equal for two requests of one id to be the same request."""
+    head = f"{envelope.model}\n{envelope.task}\n".encode()
+    return hashlib.sha256(head + envelope.request).digest()
+
+
+def _state_found(execution_id: str, reply: list[Reply]) -> State:
+    match reply:
+        case [b"OK", bytes(state)]:
+            return State(state.decode())
+    raise NotFound(execution_id)

@@ -2,26 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import re
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from xlmstream_server.broker.types import Output, Published, Taken
-from xlmstream_server.broker.v1.messages_pb2 import WorkerCard
+from google.rpc.code_pb2 import CANCELLED, DEADLINE_EXCEEDED
+
+from xlmstream_server.broker import failures, journal
+from xlmstream_server.broker.connection import Argument, Reply, check_info, check_shards
+from xlmstream_server.broker.errors import BrokerDown, BrokerError, Fenced
+from xlmstream_server.broker.link import Link
+from xlmstream_server.broker.scripts import REGISTRY_ROOT, shard_root
+from xlmstream_server.broker.v1.messages_pb2 import Envelope, Event, WorkerCard
+from xlmstream_server.broker.values import Output, Published, State, Stop, Taken
+
+CARD_ALIVE_MS = 30_000
+LONGEST_WAIT_S = 2.0
+
+_WORKER_ID = re.compile(r"[A-Za-z0-9._-]{1,48}")
+
+
+@dataclass(slots=True)
+class _Row:
+    """An execution this worker owns: all of its events, each behind its length. The broker has the first `sent`."""
+
+    shard: int
+    gateway: bytes
+    deadline_ms: int
+    journaled: bool
+    alone: bool
+    events: list[bytes]
+    sent: int
+    final: str = ""
+    # Whether the broker knows that it has made progress although nothing of it was sent.
+    marked: bool = False
+
+    def unsent(self) -> tuple[int, int, str, bytes] | None:
+        """First event, number of events, mark and bytes to send; None where there is nothing to say."""
+        if self.final or self.journaled:
+            if self.sent == len(self.events):
+                return None
+            fresh = self.events[self.sent :]
+            return self.sent, len(fresh), ("j" if self.journaled else "u") + self.final, b"".join(fresh)
+        if self.events and not self.marked:
+            return self.sent, 0, "u+", b""
+        return None
 
 
 class WorkerBroker:
-    """One worker process's place in the queue: its lives, its lease, its rows. Not thread-safe: it belongs to the publisher thread.
+    """One worker process's place in the queue: its lives, its lease, its rows. For one thread, the publisher.
 
     It remembers each row it has taken and the events it was given for it until the broker has them, so the worker hands
-    over new events and nothing else: numbers, gateways, repetition after a lost reply are settled here. After `BrokerDown`
-    nothing is lost: call again, with new output or none, and everything unsent goes along. After `Fenced` all rows are gone: drop them
-    and `begin` a new life.
+    over new events and nothing else: numbers, gateways and repetition after a lost reply are settled here. After
+    `BrokerDown` nothing is lost: call again a little later, with new output or none, and everything unsent goes along.
+    After `Fenced` all rows are gone: drop them and `begin` a new life.
 
-    The publisher's loop: `publish` after each step (also with no output, while rows run, to hear of cancellations); `take` when
-    slots are free and `Published.waiting` is not 0; `renew` every `renew_every_s` as long as the decode loop ticks; `reap` every
-    `renew_every_s`; `register` every few seconds; `wait` when nothing runs.
+    The publisher's loop: `publish` after each step (also without output, while rows run, to hear of cancellations);
+    `take` when slots are free and `Published.waiting` is not 0; `renew` every `renew_every_s` as long as the decode
+    loop ticks; `reap` as often; `register` every few seconds; `wait` when nothing runs.
     """
+
+    def __init__(self, link: Link, worker_id: str, models: Sequence[str], lease_s: float, shards: int) -> None:
+        """Use `connect`."""
+        self._link = link
+        self._worker_id = worker_id
+        self._models = tuple(models)
+        self._lease_s = lease_s
+        self._roots = [shard_root(shard) for shard in range(shards)]
+        self._life = ""
+        self._rows: dict[str, _Row] = {}
+        # Whether a take may have given something whose reply we never saw.
+        self._unsure = False
+        # Gateways whose heartbeat was missing: the broker is to look at their rows.
+        self._away: set[bytes] = set()
+        self._bells: list[bytes] = [b"0-0"] * shards
+        self._offset_ms = 0.0
+        self._cancelled = journal.encode(failures.cancelled())
+        self._deadline_queue = journal.encode(failures.deadline_queue())
+        self._deadline_compute = journal.encode(failures.deadline_compute())
+        self._poisoned = journal.encode(failures.poisoned())
 
     @classmethod
     def connect(
@@ -38,19 +102,39 @@ class WorkerBroker:
 
         Args:
             url: redis://, rediss:// or unix:// URL.
-            worker_id: name of the worker, 1 to 64 characters of letters, digits, '.', '_' and '-'.
-            models: "name@version" of each model it serves: the lanes it takes from.
+            worker_id: name of the worker, 1 to 48 characters of letters, digits, '.', '_' and '-'.
+            models: "name@version" of each model it serves: the lanes it takes from. No '|' and no line breaks.
             lease_s: after this long without `renew` others may take its rows.
-            shards: number of shards; the same for every process of an installation.
+            shards: number of shards, 1 to 256; the same for every process of an installation.
             allow_volatile: accept a broker without appendonly (a warning is logged).
 
         Raises:
-            BrokerDown, BrokerMisconfigured.
+            BrokerDown, BrokerMisconfigured, ValueError.
         """
-        raise NotImplementedError
+        if not _WORKER_ID.fullmatch(worker_id):
+            raise ValueError(
+                f"worker_id must be 1 to 48 characters of letters, digits, '.', '_' and '-': {worker_id!r}"
+            )
+        if not models or any(not model or "|" in model or "\n" in model for model in models):
+            raise ValueError(f"models must be names without '|' and line breaks, at least one: {models!r}")
+        if not 1 <= shards <= 256:
+            raise ValueError(f"shards must be 1 to 256: {shards}")
+        link = Link(url)
+        info = link.command("INFO")
+        assert isinstance(info, bytes)
+        check_info(info, allow_volatile=allow_volatile)
+        check_shards(link.command("SET", REGISTRY_ROOT + b"shards", shards, "NX", "GET"), shards)
+        broker = cls(link, worker_id, models, lease_s, shards)
+        broker.begin()
+        return broker
 
     def close(self) -> None:
-        """End this life (rows still held go back to the queue by `handoff`) and close the connection. Never raises BrokerDown."""
+        """End this life and disconnect. Rows still held go back to the queue. Never raises BrokerDown."""
+        with contextlib.suppress(BrokerDown, Fenced):
+            self.handoff(self.held)
+        with contextlib.suppress(BrokerDown):
+            self._everywhere("retire", [self._life])
+        self._link.close()
 
     def __enter__(self) -> Self:
         return self
@@ -63,29 +147,34 @@ class WorkerBroker:
     @property
     def life(self) -> str:
         """ "wid:epoch" of the present life."""
-        raise NotImplementedError
+        return self._life
 
     @property
     def renew_every_s(self) -> float:
         """A third of the lease."""
-        raise NotImplementedError
+        return self._lease_s / 3
 
     @property
     def held(self) -> tuple[str, ...]:
         """Execution ids of the rows it owns."""
-        raise NotImplementedError
+        return tuple(self._rows)
 
     def now_ms(self) -> int:
-        """Broker time in milliseconds, from the monotonic clock and the last answers' time stamps."""
-        raise NotImplementedError
+        """Broker time in milliseconds, from the monotonic clock and the time stamp of the last answer."""
+        return int(time.monotonic() * 1000 + self._offset_ms)
 
     def begin(self) -> str:
         """Begin a new life, forgetting every row of the last; returns its name. Needed after `Fenced` only."""
-        raise NotImplementedError
+        self._rows.clear()
+        self._unsure = False
+        self._life = f"{self._worker_id}:{secrets.token_hex(4)}"
+        self._everywhere("begin", [self._life, self._lease_ms, *self._models])
+        return self._life
 
     def register(self, card: WorkerCard) -> None:
         """Tell the registry what this worker serves (`card.worker` is filled in). It forgets after 30 s."""
-        raise NotImplementedError
+        card.worker = self._life
+        self._link.scripts("register", [(REGISTRY_ROOT, [self._worker_id, card.SerializeToString(), CARD_ALIVE_MS])])
 
     def take(self, n: int) -> list[Taken]:
         """Own up to `n` more executions, highest lane first; never blocks. Fewer, or none, is normal.
@@ -93,37 +182,201 @@ class WorkerBroker:
         Raises:
             BrokerDown, Fenced.
         """
-        raise NotImplementedError
+        taken: list[Taken] = []
+        recover, self._unsure = self._unsure, True
+        unsure = False
+        for shard, root in enumerate(self._roots):
+            if self._alone():
+                unsure = unsure or recover
+                continue
+            most = n - len(taken)
+            arguments: list[Argument] = [self._life, most, int(recover), self._cancelled, self._deadline_queue]
+            arguments += (len(self._rows), *self._rows, *self._models)
+            (reply,) = self._link.scripts("take", [(root, arguments)])
+            now, more, bell = self._checked(reply)[:3]
+            assert isinstance(now, int)
+            assert isinstance(bell, bytes)
+            self._bells[shard] = bell
+            unsure = unsure or more == 1
+            for given in reply[4:]:
+                one = self._given(shard, now, given)
+                if one is not None:
+                    taken.append(one)
+        self._unsure = unsure
+        return taken
+
+    def _alone(self) -> bool:
+        return any(row.alone for row in self._rows.values())
+
+    def _given(self, shard: int, now_ms: int, given: Reply) -> Taken | None:
+        assert isinstance(given, list)
+        raw, events, attempt, alone, gateway = given
+        assert isinstance(raw, bytes)
+        assert isinstance(events, bytes)
+        assert isinstance(attempt, int)
+        assert isinstance(gateway, bytes)
+        envelope = Envelope.FromString(raw)
+        known = journal.split(events)
+        self._rows[envelope.execution_id] = _Row(
+            shard, gateway, envelope.deadline_ms, envelope.journaled, alone == 1, known, len(known)
+        )
+        return Taken(envelope, journal.decode(events), attempt, alone == 1, now_ms)
 
     def publish(self, outputs: Sequence[Output]) -> Published:
-        """Send one step's output in one round trip: every row's events, the terminal ones included, one frame per gateway.
+        """Send one step's output in one round trip: every row's events, terminal ones included, one frame a gateway.
 
-        Rows without output need not be named. A row whose terminal event was accepted is no longer held.
+        Rows without output need not be named; output of rows no longer held is dropped. A row whose terminal event was
+        accepted is no longer held.
 
         Raises:
             BrokerDown: keep going; the events are kept and go with the next call.
             Fenced: all rows are lost to this worker.
         """
-        raise NotImplementedError
+        for output in outputs:
+            row = self._rows.get(output.execution_id)
+            if row is not None and not row.final:
+                row.events.extend(journal.encode(event) for event in output.events)
+                row.final = _final_state(output.events)
+        stop: dict[str, Stop] = {}
+        while True:
+            waiting, again = self._send(stop)
+            if not again:
+                break
+        now_ms = self.now_ms()
+        for execution_id, row in self._rows.items():
+            if row.deadline_ms <= now_ms:
+                stop.setdefault(execution_id, Stop.EXPIRED)
+        return Published(stop, waiting)
+
+    def _send(self, stop: dict[str, Stop]) -> tuple[int, bool]:
+        """One round trip. Returns how many requests wait, and whether a row was further ahead than the broker is."""
+        calls: list[tuple[bytes, list[Argument]]] = []
+        sent: list[tuple[str, _Row, int]] = []
+        for shard, root in enumerate(self._roots):
+            groups: dict[bytes, list[Argument]] = {}
+            for execution_id, row in self._rows.items():
+                if row.shard != shard:
+                    continue
+                group = groups.setdefault(row.gateway, [])
+                unsent = row.unsent()
+                if unsent is not None:
+                    group += (execution_id, *unsent)
+                    sent.append((execution_id, row, unsent[0] + unsent[1]))
+                elif row.gateway in self._away:
+                    group += (execution_id, row.sent, 0, "j" if row.journaled else "u", b"")
+            arguments: list[Argument] = [self._life, len(self._models), *self._models]
+            for gateway, group in groups.items():
+                arguments += (gateway, len(group) // 5, *group)
+            calls.append((root, arguments))
+        waiting, behind, self._away = 0, set[str](), set()
+        for reply in self._link.scripts("emit", calls):
+            _, queued, stops, gaps, away = self._checked(reply)
+            waiting += _integer(queued)
+            for execution_id, reason in _pairs(stops):
+                self._end(stop, execution_id, reason)
+            for execution_id, n_events in _pairs(gaps):
+                self._rows[execution_id].sent = _integer(n_events)
+                behind.add(execution_id)
+            assert isinstance(away, list)
+            self._away.update(gateway for gateway in away if isinstance(gateway, bytes))
+        for execution_id, row, n_events in sent:
+            if execution_id in self._rows and execution_id not in behind:
+                row.sent, row.marked = n_events, True
+                if row.final:
+                    del self._rows[execution_id]
+        return waiting, bool(behind)
+
+    def _end(self, stop: dict[str, Stop], execution_id: str, reason: Reply) -> None:
+        row = self._rows.get(execution_id)
+        if row is None:
+            return  # given to us by a take whose reply was lost
+        assert isinstance(reason, bytes)
+        if not row.final:
+            stop[execution_id] = Stop(reason.decode())
+        if reason == b"LOST":
+            del self._rows[execution_id]
 
     def renew(self) -> None:
         """Extend the lease, also a late one that nobody has reaped. Raises BrokerDown, Fenced."""
-        raise NotImplementedError
+        self._everywhere("renew", [self._life, self._lease_ms])
 
     def reap(self) -> int:
         """Put the work of workers whose lease has run out back into the queue; returns the number of executions moved.
 
         Does nothing on a connection younger than the lease: after the broker's return every lease looks late.
         """
-        raise NotImplementedError
+        connected_s = self._link.connected_s
+        if connected_s is None or time.monotonic() - connected_s < self._lease_s:
+            return 0
+        return self._moved("reap", [self._life, self._cancelled, self._deadline_compute, self._poisoned])
 
-    def handoff(self, execution_ids: Sequence[str]) -> int:
-        """Give rows back to the queue, in front, with their journals; returns how many. They are no longer held. Publish first."""
-        raise NotImplementedError
+    def handoff(self, execution_ids: Iterable[str]) -> int:
+        """Give rows back to the queue, in front, with their journals; returns how many. They are no longer held.
+
+        Publish first what they have produced.
+        """
+        moved = 0
+        for shard, root in enumerate(self._roots):
+            mine = [name for name in execution_ids if name in self._rows and self._rows[name].shard == shard]
+            if mine:
+                arguments: list[Argument] = [self._life, self._cancelled, self._deadline_compute, *mine]
+                (reply,) = self._link.scripts("handoff", [(root, arguments)])
+                moved += _integer(self._checked(reply)[1])
+                for name in mine:
+                    del self._rows[name]
+        return moved
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until new work may be there (true) or the time is over (false). For a worker without rows.
 
         Work submitted since the last `take` is noticed at once. At most 2 s, so that leases are renewed in between.
         """
-        raise NotImplementedError
+        block_ms = max(1, int(min(timeout_s, LONGEST_WAIT_S) * 1000))
+        bells = [root + b"bell" for root in self._roots]
+        return self._link.command("XREAD", "BLOCK", block_ms, "STREAMS", *bells, *self._bells) is not None
+
+    @property
+    def _lease_ms(self) -> int:
+        return int(self._lease_s * 1000)
+
+    def _everywhere(self, name: str, arguments: list[Argument]) -> list[list[Reply]]:
+        replies = self._link.scripts(name, [(root, arguments) for root in self._roots])
+        return [self._checked(reply) for reply in replies]
+
+    def _moved(self, name: str, arguments: list[Argument]) -> int:
+        return sum(_integer(reply[1]) for reply in self._everywhere(name, arguments))
+
+    def _checked(self, reply: list[Reply]) -> list[Reply]:
+        """What follows OK: broker time first."""
+        if reply[0] == b"FENCED":
+            self._rows.clear()
+            raise Fenced(f"the lease of {self._life} ran out and its work was given to others")
+        if reply[0] != b"OK":
+            raise BrokerError(f"unexpected reply {reply[0]!r}")
+        self._offset_ms = _integer(reply[1]) - time.monotonic() * 1000
+        return reply[1:]
+
+
+def _integer(reply: Reply) -> int:
+    assert isinstance(reply, int)
+    return reply
+
+
+def _pairs(flat: Reply) -> Iterable[tuple[str, Reply]]:
+    """(execution id, value) of a flat list of both."""
+    assert isinstance(flat, list)
+    for i in range(0, len(flat), 2):
+        name = flat[i]
+        assert isinstance(name, bytes)
+        yield name.decode(), flat[i + 1]
+
+
+def _final_state(events: Sequence[Event]) -> str:
+    """The terminal state the last event stands for, or ''."""
+    kind = events[-1].WhichOneof("kind") if events else None
+    if kind in ("finished", "tokenized", "detokenized"):
+        return State.DONE
+    if kind != "failed":
+        return ""
+    code = events[-1].failed.code
+    return {CANCELLED: State.CANCELLED, DEADLINE_EXCEEDED: State.EXPIRED}.get(code, State.FAILED)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 
-from xlmstream import status
+import xlmstream.status as statuses
 from xlmstream.v1.common_pb2 import (
     FINISH_REASON_EOS,
     FINISH_REASON_LENGTH,
@@ -47,7 +47,7 @@ def effective_parameters(asked: GenerationParameters, seed: int) -> GenerationPa
     return effective
 
 
-def _reason(output: TokenOutput) -> FinishReason | None:
+def _reason(output: TokenOutput) -> FinishReason.ValueType | None:
     """Why the engine ended the candidate, if it did."""
     if output.finished is None:
         return None
@@ -122,7 +122,7 @@ class Generation:
         if output.failure is not None:
             self.ended = True
             oom = output.failure.kind is FailureKind.OUT_OF_MEMORY
-            return (Event(failed=status.device_oom() if oom else status.internal()),)
+            return (Event(failed=statuses.device_oom() if oom else statuses.internal()),)
         text = ""
         if output.token_id is not None:
             self._tokens.append(output.token_id)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import xlmstream.status as statuses
 from google.rpc.status_pb2 import Status
-from xlmstream import status
 from xlmstream.v1.common_pb2 import TRUNCATION_KEEP_END, TRUNCATION_UNSPECIFIED, TextInput, Truncation
 
 from xlmstream_worker.models import LoadedModel
+
+# A text with more characters than this for each position of the model is not tokenised whole unless it must be.
+LONG_TEXT_CHARS_A_TOKEN = 64
 
 
 class Refused(Exception):
@@ -23,7 +26,7 @@ def language_of(model: LoadedModel, given: TextInput, field: str) -> str:
         return model.card.default_language
     if given.language not in model.languages:
         known = ", ".join(model.card.languages) or "none: this model has one language"
-        raise Refused(status.invalid_input([(f"{field}.language", f"unknown; the model's languages: {known}")]))
+        raise Refused(statuses.invalid_input([(f"{field}.language", f"unknown; the model's languages: {known}")]))
     return given.language
 
 
@@ -48,7 +51,8 @@ def text_ids(model: LoadedModel, given: TextInput, language: str, field: str) ->
         split_special_tokens=not given.allow_special_tokens,
     )["input_ids"]
     if not ids:
-        raise Refused(status.invalid_input([(f"{field}.text", "nothing but spaces and control characters")]))
+        raise Refused(statuses.invalid_input([(f"{field}.text", "nothing but spaces and control characters")]))
+    model.text_rate.note(len(given.text.encode()), len(ids))
     return ids
 
 
@@ -57,7 +61,7 @@ def checked_ids(model: LoadedModel, given: TextInput, field: str) -> list[int]:
     ids = list(given.token_ids.ids)
     check_range(model, ids, f"{field}.token_ids.ids")
     if not ids:
-        raise Refused(status.invalid_input([(f"{field}.token_ids.ids", "at least one id")]))
+        raise Refused(statuses.invalid_input([(f"{field}.token_ids.ids", "at least one id")]))
     return ids
 
 
@@ -66,25 +70,49 @@ def check_range(model: LoadedModel, ids: list[int], field: str) -> None:
     size = model.card.vocabulary_size
     wrong = [(f"{field}[{place}]", f"must be below {size}") for place, token_id in enumerate(ids) if token_id >= size]
     if wrong:
-        raise Refused(status.invalid_input(wrong))
+        raise Refused(statuses.invalid_input(wrong))
 
 
 def prompt_ids(
-    model: LoadedModel, given: TextInput, language: str, truncation: Truncation, max_new_tokens: int, field: str
+    model: LoadedModel,
+    given: TextInput,
+    language: str,
+    truncation: Truncation.ValueType,
+    max_new_tokens: int,
+    field: str,
 ) -> list[int]:
     """The prompt of a generation: BOS and the text's ids, or the ids sent.
 
     One position must be left for the first new token. With truncation on, the prompt is cut so that all
     `max_new_tokens` fit, yet never to less than half of the model's positions.
     """
-    if given.WhichOneof("source") == "token_ids":
-        prefix, ids, field = [], checked_ids(model, given, field), f"{field}.token_ids"
-    else:
-        prefix, ids, field = [model.begin_id], text_ids(model, given, language, field), f"{field}.text"
     positions = model.card.max_input_tokens
+    whole = True
+    if given.WhichOneof("source") == "token_ids":
+        prefix, ids, field = [], checked_ids(model, given, field), f"{field}.token_ids.ids"
+    else:
+        text, whole = _relevant_part(given, positions * LONG_TEXT_CHARS_A_TOKEN, truncation)
+        prefix, ids = [model.begin_id], text_ids(model, text, language, field)
+        if not whole and len(ids) < 2 * positions:
+            ids, whole = text_ids(model, given, language, field), True
+        field = f"{field}.text"
     if truncation == TRUNCATION_UNSPECIFIED:
         if len(prefix) + len(ids) >= positions:
-            raise Refused(status.input_too_long(field, len(prefix) + len(ids), positions - 1))
+            raise Refused(statuses.input_too_long(field, len(prefix) + len(ids), positions - 1, at_least=not whole))
         return prefix + ids
     room = max(positions - max_new_tokens, positions // 2, len(prefix) + 1) - len(prefix)
     return prefix + (ids[-room:] if truncation == TRUNCATION_KEEP_END else ids[:room])
+
+
+def _relevant_part(given: TextInput, chars: int, truncation: Truncation.ValueType) -> tuple[TextInput, bool]:
+    """The part of a text that can matter, and whether it is the whole: most of a far too long text never does.
+
+    Tokenising a megabyte would hold up the whole process for the better part of a second.
+    """
+    if len(given.text) <= chars:
+        return given, True
+    if truncation == TRUNCATION_KEEP_END:
+        part = given.text[-chars:].partition(" ")[2]
+    else:
+        part = given.text[:chars].rpartition(" ")[0]
+    return TextInput(text=part or given.text[:chars], allow_special_tokens=given.allow_special_tokens), False

@@ -19,7 +19,6 @@ from .corpus import Aligned, Ids
 
 EOS, PAD, MASK = 1, 2, 5
 FIRST_WORD_ID = 14
-MASKED_SHARE = 0.15
 IGNORED = -100
 
 
@@ -28,7 +27,8 @@ class Batch:
     """Inputs of a model call and, for the language-model objectives, what to predict.
 
     ids int64 (B, T); langs int64 (B, T) or None: language embeddings left out; positions int64 (B, T) or None:
-    0, 1, 2, ...; mask float32 (B, T), 0 at padding, or None: no padding; targets int64 (B, T), -100 where nothing is asked.
+    0, 1, 2, ...; mask float32 (B, T), 0 at padding, or None: no padding; targets int64 (B, T), -100 where nothing is
+    asked.
     """
 
     ids: Tensor
@@ -74,6 +74,7 @@ class Batches(ABC, Generic[Plan, Made]):
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
+        self._plans: list[Plan] = []
         self._rewind()
 
     def __getitem__(self, number: int) -> Made:
@@ -94,7 +95,7 @@ class Batches(ABC, Generic[Plan, Made]):
     def _rewind(self) -> None:
         self._pass = -1
         self._first = 0
-        self._plans: list[Plan] = []
+        self._plans = []
 
     def _planned(self, index: int) -> list[Plan]:
         plans = self.plan(np.random.default_rng((self._seed, 0, index)))
@@ -165,11 +166,12 @@ def _stream(corpus: Aligned, lang: str) -> tuple[Ids, npt.NDArray[np.int64]]:
 def causal_rows(corpus: Aligned, lang: str, lang_id: int, width: int, per_sentence: bool = False) -> list[Batch]:
     """Every sentence of a language once, for measuring: rows of whole consecutive sentences (or of one sentence each).
 
-    Each token of the sentences and the `</s>` after each is a target exactly once; sentences longer than `width` are cut.
+    Each token of the sentences and the `</s>` after each is a target exactly once; sentences longer than `width` are
+    cut.
     """
     sentences = corpus[lang]
     rows: list[list[int]] = [[EOS]]
-    for index in np.flatnonzero(sentences.lengths):
+    for index in np.flatnonzero(sentences.lengths).tolist():
         ids = [*sentences[index][: width - 1].tolist(), EOS]
         if len(rows[-1]) + len(ids) > width + 1 or (per_sentence and len(rows[-1]) > 1):
             rows.append([EOS])

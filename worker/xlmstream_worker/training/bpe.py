@@ -5,6 +5,7 @@ Source: Sennrich et al. 2016 (arXiv:1508.07909), the end-of-word mark inside the
 """
 
 import heapq
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -122,7 +123,7 @@ class _PairIndex:
 
     def _pairs_of(self, word: str) -> list[Pair]:
         symbols = self._segmented[word]
-        return list(zip(symbols, symbols[1:], strict=False))
+        return list(itertools.pairwise(symbols))
 
 
 def merge_pair(symbols: list[str], pair: Pair) -> list[str]:

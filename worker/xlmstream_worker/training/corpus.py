@@ -40,8 +40,7 @@ def read_rows(path: str | Path, languages: Iterable[str]) -> Iterator[Row]:
     """The rows of one file, in file order, with the texts of the given languages that are not empty."""
     file = Path(path)
     wanted = set(languages)
-    opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
-    with opened as lines:
+    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
         table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
         columns = table.fieldnames or ()
         pairs = "translation" in columns
@@ -62,7 +61,7 @@ def _split_of(row: int) -> str:
 
 @dataclass(frozen=True)
 class Sentences:
-    """N sentences of one language: sentence i is `ids[offsets[i]:offsets[i + 1]]`, empty where a row lacks the language."""
+    """N sentences of one language; number i is `ids[offsets[i]:offsets[i + 1]]`, empty where a row lacks it."""
 
     ids: Ids
     offsets: npt.NDArray[np.int64]
@@ -93,28 +92,30 @@ Aligned = dict[str, Sentences]
 def encode_files(
     paths: Sequence[str | Path], languages: Iterable[str], encode: Encoder, cache: Path | None = None
 ) -> dict[str, Aligned]:
-    """All rows of all files as ids, per split. `cache` (.npz) is read if it was made from these files and vocabulary."""
+    """All rows of all files as ids, per split. `cache` (.npz) is used if made from these files and this vocabulary."""
     langs = sorted(languages)
     mark = _fingerprint(paths, langs, encode)
     if cache is not None and cache.is_file():
         with np.load(cache) as arrays:
             if str(arrays["fingerprint"]) == mark:
                 return {
-                    split: {lang: Sentences(arrays[f"{split}.{lang}.ids"], arrays[f"{split}.{lang}.offsets"]) for lang in langs}
+                    split: {
+                        lang: Sentences(arrays[f"{split}.{lang}.ids"], arrays[f"{split}.{lang}.offsets"])
+                        for lang in langs
+                    }
                     for split in SPLITS
                 }
     collected: dict[str, dict[str, list[Sequence[int]]]] = {split: {lang: [] for lang in langs} for split in SPLITS}
     for path in paths:
         for row in read_rows(path, langs):
             for lang, sentences in collected[row.split].items():
-                text = row.texts.get(lang)
-                sentences.append(encode(text, lang) if text else ())
+                sentences.append(encode(row.texts[lang], lang) if lang in row.texts else ())
     corpus = {split: {lang: Sentences.of(rows) for lang, rows in texts.items()} for split, texts in collected.items()}
     if cache is not None:
         arrays = {"fingerprint": np.array(mark)}
-        for split, texts in corpus.items():
-            for lang, sentences in texts.items():
-                arrays |= {f"{split}.{lang}.ids": sentences.ids, f"{split}.{lang}.offsets": sentences.offsets}
+        for split, aligned in corpus.items():
+            for lang, text in aligned.items():
+                arrays |= {f"{split}.{lang}.ids": text.ids, f"{split}.{lang}.offsets": text.offsets}
         cache.parent.mkdir(parents=True, exist_ok=True)
         np.savez(cache, **arrays)
     return corpus

@@ -17,7 +17,7 @@ def lm_loss(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype
     `dtype` is that of the products; the result is float32. Differentiable in states, weight and bias, once.
     Equals `F.cross_entropy(F.linear(states, weight, bias), targets)` to the rounding of `dtype`.
     """
-    loss: Tensor = _ChunkedCrossEntropy.apply(states, weight, bias, targets, dtype)
+    loss: Tensor = _ChunkedCrossEntropy.apply(states, weight, bias, targets, dtype)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -46,6 +46,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total / N
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         grad_x, grad_w, grad_b = ctx.saved_tensors  # type: ignore[attr-defined]
         return grad * grad_x, grad * grad_w, grad * grad_b, None, None

@@ -5,7 +5,7 @@ Yang et al. 2019 (arXiv:1902.08564), without margin.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xlmstream_worker.xlm import XLMModel, XLMWithLMHeadModel
@@ -21,6 +21,7 @@ def language_model_loss(model: XLMWithLMHeadModel, batch: Batch) -> Tensor:
     states = hidden_states(model.transformer, batch)
     asked = batch.targets != IGNORED
     head = model.pred_layer.proj
+    assert isinstance(head, nn.Linear)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
     return lm_loss(states[asked], head.weight, head.bias, batch.targets[asked], dtype)
 
@@ -43,6 +44,8 @@ def sentence_vectors(body: XLMModel, batch: Batch) -> Tensor:
 
 def hidden_states(body: XLMModel, batch: Batch) -> Tensor:
     """(B, T, E) states of the last layer."""
-    output = body(batch.ids, attention_mask=batch.mask, langs=batch.langs, position_ids=batch.positions, return_dict=True)
+    output = body(
+        batch.ids, attention_mask=batch.mask, langs=batch.langs, position_ids=batch.positions, return_dict=True
+    )
     states: Tensor = output.last_hidden_state
     return states

@@ -1,8 +1,7 @@
 """Optimizers and the learning-rate schedule.
 
-The square-ish matrices inside the layers are trained by Muon (orthogonalised momentum; Jordan et al. 2024), which takes
-about half the tokens that AdamW takes here; embeddings, biases and norms by AdamW. Muon's updates are scaled to the size
-of AdamW's, so one learning rate serves both.
+The matrices inside the layers are trained by Muon (orthogonalised momentum; Jordan 2024), embeddings, biases and norms
+by AdamW. Muon's updates are scaled to the size of AdamW's, so one learning rate serves both.
 """
 
 import math

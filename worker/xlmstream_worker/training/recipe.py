@@ -32,9 +32,11 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Objective:
-    """One term of the loss: its weight, and the tokens (ranking: the pairs) it takes of each step."""
+    """One term of the loss: its weight, in every how many steps it takes part, and the tokens (ranking: the pairs) it
+    then takes."""
 
     weight: float = 1.0
+    every: int = 1
     batch_tokens: int = 4096
     batch_pairs: int = 96
 
@@ -73,6 +75,7 @@ class Recipe:
         for condition, problem in (
             (bool(self.objectives), "objectives: at least one is needed"),
             (set(self.objectives) <= set(OBJECTIVES), f"objectives: only {', '.join(OBJECTIVES)} are known"),
+            (all(entry.every > 0 for entry in self.objectives.values()), "objectives: every must be positive"),
             ("clm" not in self.objectives or len(self.objectives) == 1, "objectives: clm trains alone (a causal body)"),
             (len(set(self.languages)) == len(self.languages) > 0, "languages: a list without repetition is needed"),
             (self.architecture.emb_dim % self.architecture.n_heads == 0, "architecture: n_heads must divide emb_dim"),
@@ -126,7 +129,8 @@ def recipe_from(values: dict[str, object]) -> Recipe:
     values["architecture"] = _section(Architecture, "architecture", values.get("architecture", {}))
     values["schedule"] = _section(Schedule, "schedule", values.get("schedule", {}))
     values["objectives"] = {
-        name: _section(Objective, f"objectives.{name}", table) for name, table in _table("objectives", objectives).items()
+        name: _section(Objective, f"objectives.{name}", table)
+        for name, table in _table("objectives", objectives).items()
     }
     return _section(Recipe, "recipe", values)
 
@@ -143,7 +147,7 @@ def _section(kind: type[Section], where: str, values: object) -> Section:
         raise RecipeError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(known)}")
     checked = {name: _value(f"{where}.{name}", known[name].type, value) for name, value in table.items()}
     try:
-        return kind(**checked)
+        return kind(**checked)  # type: ignore[arg-type]  # each value was checked against its field
     except TypeError as error:
         raise RecipeError(f"{where}: {error}") from error
 
@@ -162,6 +166,6 @@ def _value(where: str, kind: object, value: object) -> object:
         if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise RecipeError(f"{where}: a list of strings is needed, not {value!r}")
-    if kind in (int, float, str) and (not isinstance(value, kind) or isinstance(value, bool)):  # type: ignore[arg-type]
+    if kind in (int, float, str) and (not isinstance(value, kind) or isinstance(value, bool)):
         raise RecipeError(f"{where}: {getattr(kind, '__name__', kind)} is needed, not {value!r}")
     return value

@@ -43,8 +43,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint directory, or of one weight file, on the CPU in the dtype they are stored in."""
     if path.is_file():
         return _read_file(path)
-    if not path.is_dir():
-        raise CheckpointError(f"{path} is no directory or file; models are loaded from local checkpoints only")
     for name in WEIGHT_FILES:
         if (path / name).is_file():
             return _read_shards(path / name) if name.endswith(".index.json") else _read_file(path / name)

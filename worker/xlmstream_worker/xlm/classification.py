@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cache import KVCache
 from .config import XLMConfig
 from .head import XLMModelWithHead
+from .kv_cache import KVCache
 from .language_model import IGNORED_LABEL
 from .outputs import MultipleChoiceModelOutput, OutputValue, SequenceClassifierOutput, TokenClassifierOutput
 from .summary import SequenceSummary

@@ -156,7 +156,6 @@ class XLMConfig(CommonFields):
         self.lang_id = lang_id
         self.pad_token_id = pad_token_id
         self.bos_token_id = bos_token_id
-        self._own_fields = frozenset(self.__dict__)
         self.id2label: dict[int, str] = {}
         self.label2id: dict[str, int] | None = {}
         self.pruned_heads: dict[int, list[int]] = {}
@@ -227,7 +226,7 @@ class XLMConfig(CommonFields):
         for key, value in values.items():
             if key in PROVENANCE_KEYS or key in labels:
                 continue
-            if key.startswith("__") or key == "_own_fields" or self._is_method(key):
+            if key.startswith("__") or self._is_method(key):
                 raise ConfigError(f"{key!r} cannot be a configuration field")
             if key in ("dtype", "torch_dtype"):
                 self.dtype = str(value).removeprefix("torch.") if value is not None else None
@@ -263,13 +262,12 @@ class XLMConfig(CommonFields):
 
     def to_dict(self) -> dict[str, object]:
         """What `config.json` holds: XLM's own fields, everything set to other than its default, unknown keys."""
-        values: dict[str, object] = {"model_type": self.model_type}
-        for key, value in self.__dict__.items():
-            is_default = (
-                key not in self._own_fields and hasattr(CommonFields, key) and value == getattr(CommonFields, key)
-            )
-            if not (key.startswith("_") or is_default):
-                values[key] = value
+        values: dict[str, object] = {
+            key: value
+            for key, value in self.__dict__.items()
+            if not hasattr(CommonFields, key) or value != getattr(CommonFields, key)
+        }
+        values["model_type"] = self.model_type
         if self.id2label == {0: "LABEL_0", 1: "LABEL_1"}:
             del values["id2label"], values["label2id"]
         if not self.pruned_heads:

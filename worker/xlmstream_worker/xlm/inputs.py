@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .cache import KVCache
 from .config import XLMConfig
+from .kv_cache import KVCache
 from .layers import Visibility
 
 
@@ -31,6 +31,7 @@ class ModelInputs:
 
 def prepare(
     config: XLMConfig,
+    dtype: torch.dtype,
     input_ids: Tensor | None,
     attention_mask: Tensor | None,
     langs: Tensor | None,
@@ -41,7 +42,7 @@ def prepare(
     inputs_embeds: Tensor | None,
     cache_position: Tensor | None,
 ) -> ModelInputs:
-    """Check and complete the arguments of a call; see XLMModel.forward for their meaning and shapes."""
+    """Check and complete the arguments of a call to a model of this dtype; see XLMModel.forward for the arguments."""
     main = input_ids if input_ids is not None else inputs_embeds
     if main is None:
         raise ValueError("one of input_ids and inputs_embeds is needed")
@@ -77,7 +78,7 @@ def prepare(
         token_type_ids=None if token_type_ids is None else columns.newest("token_type_ids", token_type_ids),
         position_ids=positions,
         token_mask=token_mask,
-        visibility=_visibility(config, token_mask, past, new, main.device),
+        visibility=_visibility(config, dtype, token_mask, past, new, main.device),
     )
 
 
@@ -151,15 +152,17 @@ def _drop_if_all_open(token_mask: Tensor | None) -> Tensor | None:
     return None if bool((token_mask == 1).all()) else token_mask
 
 
-def _visibility(config: XLMConfig, token_mask: Tensor | None, past: int, new: int, device: torch.device) -> Visibility:
+def _visibility(
+    config: XLMConfig, dtype: torch.dtype, token_mask: Tensor | None, past: int, new: int, device: torch.device
+) -> Visibility:
     if not config.causal:
-        return Visibility() if token_mask is None else Visibility(open=(token_mask != 0)[:, None, None, :])
+        return Visibility() if token_mask is None else Visibility.only((token_mask != 0)[:, None, None, :], dtype)
     if past == 0:
         return Visibility(causal=True)
     if new == 1:
         return Visibility()
     rows = torch.arange(past, past + new, device=device)[:, None]
-    return Visibility(open=(torch.arange(past + new, device=device) <= rows)[None, None])
+    return Visibility.only((torch.arange(past + new, device=device) <= rows)[None, None], dtype)
 
 
 def layer_head_masks(head_mask: Tensor | None, heads: Sequence[int], dtype: torch.dtype) -> list[Tensor | None]:

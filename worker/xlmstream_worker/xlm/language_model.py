@@ -5,10 +5,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cache import KVCache
 from .config import XLMConfig
 from .errors import ConfigError
 from .head import XLMModelWithHead
+from .kv_cache import KVCache
 from .layers import resized
 from .outputs import MaskedLMOutput, OutputValue
 

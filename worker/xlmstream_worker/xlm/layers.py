@@ -11,19 +11,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cache import KVCache
+from .kv_cache import KVCache
 
 
 @dataclass(frozen=True)
 class Visibility:
-    """Which keys each query may attend to. At most one of the two is set; neither means: all of them.
+    """Which keys each query may attend to. At most one of `causal` and `open` is set; neither means: all of them.
 
     `causal`: queries and keys are the same T positions and each sees itself and the earlier ones.
     `open`: bool, broadcastable to (B, 1, T, K), True where the key is visible.
+    `bias`: `open` as the fused kernel takes it, to be added to the scores. Finite, so that a row with every key
+    blocked gets uniform weights instead of NaN.
     """
 
     causal: bool = False
     open: Tensor | None = None
+    bias: Tensor | None = None
+
+    @classmethod
+    def only(cls, visible: Tensor, dtype: torch.dtype) -> "Visibility":
+        """Of the keys where `visible` is True, for a model of this dtype."""
+        bias = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
+        return cls(open=visible, bias=bias)
 
     def as_mask(self, T: int, device: torch.device) -> Tensor | None:
         """The mask in one form: bool, broadcastable to (B, 1, T, K), or None for all visible."""
@@ -88,18 +97,16 @@ class SelfAttention(nn.Module):
         scores = ((q / self.head_dim**0.5) @ k.transpose(2, 3)).float()
         mask = visibility.as_mask(q.shape[2], q.device)
         if mask is not None:
-            # A finite fill: a row with every key blocked gets uniform weights instead of NaN.
+            # A finite fill, for the same reason as in `Visibility.bias`.
             scores = scores.masked_fill(~mask, torch.finfo(torch.float32).min)
         weights = F.dropout(scores.softmax(-1).type_as(q), self.dropout, self.training)
         return weights if head_mask is None else weights * head_mask
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        bias = None
-        if visibility.open is not None:
-            bias = torch.zeros_like(visibility.open, dtype=q.dtype)
-            bias.masked_fill_(~visibility.open, torch.finfo(q.dtype).min)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, is_causal=visibility.causal)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=visibility.bias, dropout_p=dropout, is_causal=visibility.causal
+        )
 
     def prune(self, heads: Iterable[int]) -> None:
         """Remove heads, given in the numbering of the unpruned layer; those already gone are skipped."""
@@ -146,12 +153,13 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, E) to (B, T, E)."""
         if self.chunk == 0:
-            return self._apply_to(x)
+            return self.transform(x)
         if x.shape[1] % self.chunk:
             raise ValueError(f"chunk_size_feed_forward {self.chunk} does not divide the {x.shape[1]} positions")
-        return torch.cat([self._apply_to(part) for part in torch.split(x, self.chunk, dim=1)], dim=1)
+        return torch.cat([self.transform(part) for part in torch.split(x, self.chunk, dim=1)], dim=1)
 
-    def _apply_to(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
+        """(..., E) to (..., E), all positions at once."""
         inner = self.lin1(x)
         activated = F.gelu(inner) if self.gelu else F.relu(inner)
         return F.dropout(self.lin2(activated), self.dropout, self.training)

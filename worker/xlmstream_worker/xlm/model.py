@@ -10,11 +10,11 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cache import KVCache
 from .config import XLMConfig
 from .config_checks import check_config
 from .errors import ConfigError
 from .inputs import ModelInputs, layer_head_masks, prepare
+from .kv_cache import KVCache
 from .layers import FeedForward, SelfAttention, SinusoidalEmbedding, resized
 from .outputs import BaseModelOutput, OutputValue
 from .pretrained import PreTrainedXLM
@@ -108,6 +108,7 @@ class XLMModel(PreTrainedXLM):
 
         inputs = prepare(
             config,
+            self.dtype,
             input_ids,
             attention_mask,
             langs,

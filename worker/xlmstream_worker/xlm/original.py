@@ -65,6 +65,8 @@ def _weights(path: Path, model: Mapping[object, object]) -> dict[str, Tensor]:
 def _config(params: Mapping[object, object], weights: Mapping[str, Tensor]) -> XLMConfig:
     """The training options, all kept as the published configurations do; objects JSON cannot hold are dropped."""
     fields = {str(key): value for key, value in params.items() if _is_plain(value)}
+    # The original's name for a head with weights of its own.
+    fields["tie_word_embeddings"] = fields.get("share_inout_emb") is not False
     positions = weights.get(BASE_PREFIX + "position_embeddings.weight")
     if positions is not None:
         fields["max_position_embeddings"] = positions.shape[0]

@@ -82,6 +82,9 @@ def pack(
     starts = [0] * len(order)
     for place, row in enumerate(order):
         starts[row] = offsets[place]
+    for name, values in (("langs", langs), ("token_type_ids", token_type_ids)):
+        if values is not None and len(values) != len(lengths):
+            raise ValueError(f"{name} has {len(values)} entries for {len(lengths)} sequences")
     per_token_langs = None
     if langs is not None:
         pairs = zip(langs, lengths, strict=True)
@@ -109,8 +112,6 @@ def _lookup(
         return None
     places: list[int] = []
     ids: list[int] = []
-    if len(values) != len(lengths):
-        raise ValueError(f"{name} has {len(values)} entries for {len(lengths)} sequences")
     for place, row in enumerate(order):
         value = values[row]
         if value is None:
@@ -152,10 +153,13 @@ class PackedStates:
 @torch.no_grad()
 def encode_packed(model: XLMModel, batch: PackedBatch, *, layer: int | None = None) -> PackedStates:
     """The hidden states of every sequence of `batch` after all layers, or after the first `layer` of them (0: the
-    embeddings). For inference: no dropout, no gradients. Model and batch are on one device.
+    embeddings). For inference: no gradients. Model and batch are on one device.
 
-    Raises ValueError for a sequence longer than the model's positions or a layer it does not have.
+    Raises ValueError for a model in training mode, a sequence longer than the model's positions, or a layer it does
+    not have.
     """
+    if model.training:
+        raise ValueError("packed encoding is for inference: call model.eval() first")
     blocks = model.blocks()
     depth = len(blocks) if layer is None else layer
     if not 0 <= depth <= len(blocks):
@@ -169,7 +173,7 @@ def encode_packed(model: XLMModel, batch: PackedBatch, *, layer: int | None = No
     x = _embed(model, batch)
     for block in blocks[:depth]:
         x = block.norm1(x.add_(_attention(block.attention, x, attend, model.config.causal)))
-        x = block.norm2(block.ffn(x).add_(x))
+        x = block.norm2(block.ffn.transform(x).add_(x))
     return PackedStates(x, batch)
 
 

@@ -138,6 +138,8 @@ class PreTrainedXLM(nn.Module):
         no model can have; TypeError for an override that is no field.
         """
         source = Path(path)
+        if not source.exists():
+            raise CheckpointError(f"{source} does not exist; checkpoints are local directories, not names on a hub")
         if source.suffix == ".pth" and source.is_file():
             original = read_original(source)
             config, tensors = config or original.config, original.weights

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .cache import KVCache
 from .config import XLMConfig
 from .errors import ConfigError
 from .head import XLMModelWithHead
+from .kv_cache import KVCache
 from .outputs import OutputValue, QuestionAnsweringModelOutput, XLMForQuestionAnsweringOutput
 
 

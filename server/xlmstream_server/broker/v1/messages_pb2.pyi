@@ -36,6 +36,7 @@ class Envelope(google.protobuf.message.Message):
     JOURNALED_FIELD_NUMBER: builtins.int
     DETACH_FIELD_NUMBER: builtins.int
     COST_TOKENS_FIELD_NUMBER: builtins.int
+    PARTS_FIELD_NUMBER: builtins.int
     execution_id: builtins.str
     tenant: builtins.str
     model: builtins.str
@@ -63,6 +64,10 @@ class Envelope(google.protobuf.message.Message):
     """Without a listener: keep working for the grace period (true, DETACH) or stop (false, CANCEL)."""
     cost_tokens: builtins.int
     """Estimated tokens of prompt and output together: what admission counts."""
+    parts: builtins.int
+    """How many executions the call consists of (a Generate call has one an input): whoever cancels its request_id cancels
+    that many parts. 0 counts as 1.
+    """
     def __init__(
         self,
         *,
@@ -79,8 +84,9 @@ class Envelope(google.protobuf.message.Message):
         journaled: builtins.bool = ...,
         detach: builtins.bool = ...,
         cost_tokens: builtins.int = ...,
+        parts: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["accepted_ms", b"accepted_ms", "cost_tokens", b"cost_tokens", "deadline_ms", b"deadline_ms", "detach", b"detach", "execution_id", b"execution_id", "journaled", b"journaled", "model", b"model", "priority", b"priority", "request", b"request", "resume_secret", b"resume_secret", "seed", b"seed", "task", b"task", "tenant", b"tenant"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accepted_ms", b"accepted_ms", "cost_tokens", b"cost_tokens", "deadline_ms", b"deadline_ms", "detach", b"detach", "execution_id", b"execution_id", "journaled", b"journaled", "model", b"model", "parts", b"parts", "priority", b"priority", "request", b"request", "resume_secret", b"resume_secret", "seed", b"seed", "task", b"task", "tenant", b"tenant"]) -> None: ...
 
 global___Envelope = Envelope
 

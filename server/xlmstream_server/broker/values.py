@@ -9,7 +9,7 @@ from xlmstream_server.broker.v1.messages_pb2 import Envelope, Event, Frame, Work
 
 
 class State(StrEnum):
-    """Where an execution stands. QUEUED -> RUNNING -> one of the terminal states; RUNNING -> QUEUED by reap or handoff."""
+    """Where an execution stands: QUEUED -> RUNNING -> a terminal state; RUNNING -> QUEUED by reap or handoff."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"
@@ -35,7 +35,7 @@ class Stop(Enum):
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """Bounds of what waits for a worker (not of what runs), per shard; for each model, and for each tenant of a model."""
+    """Bounds of what waits for a worker (not of what runs), per shard: of each model, and of each tenant of a model."""
 
     max_requests: int = 4096
     max_bytes: int = 64 << 20
@@ -50,8 +50,8 @@ class Submitted:
     """An accepted request.
 
     Attributes:
-        joined: an execution of this id was there before (a retry, a twin). Call `follow` to listen to it and to learn what
-            it has produced.
+        joined: an execution of this id was there before (a retry, a twin). Call `follow` to listen to it and to learn
+            what it has produced.
     """
 
     execution_id: str
@@ -67,8 +67,8 @@ class Followed:
         from_event: number of the first event in `events`, as asked for.
         events: events `from_event` .. `n_events` - 1; empty where they are not kept (`journaled` false).
         n_events: events published so far. Frames that arrive later continue here.
-        journaled: whether the events are kept. A terminal execution with `journaled` false whose result this gateway lacks
-            can only be run again: `submit(envelope, rerun=True)`.
+        journaled: whether the events are kept. A terminal execution with `journaled` false whose result this gateway
+            lacks can only be run again: `submit(envelope, rerun=True)`.
     """
 
     state: State
@@ -93,8 +93,8 @@ class Arrival:
     """One frame read from this gateway's stream.
 
     Attributes:
-        gap: frames before this one may be missing (trimmed, or the broker was away): `audit` every open execution. The frame
-            itself may be empty.
+        gap: frames before this one may be missing (trimmed, or the broker was away): `audit` every open execution.
+            The frame itself may be empty.
     """
 
     frame: Frame
@@ -106,8 +106,8 @@ class Registered:
     """A worker in the registry.
 
     Attributes:
-        alive: it has renewed its card within its time. Cards stay a few minutes longer, so that a model without workers is
-            told from one never heard of.
+        alive: it has renewed its card within its time. Cards stay a few minutes longer, so that a model without workers
+            is told from one never heard of.
     """
 
     card: WorkerCard
@@ -132,8 +132,8 @@ class Taken:
     Attributes:
         journal: the events it has already published, to continue from: their tokens are forced, never drawn again.
         attempt: 1, and one more for each worker that died with it without any progress.
-        alone: it runs in quarantine. Nothing for the worker to do: `take` gives it only to an empty worker and gives nothing
-            else until it has ended.
+        alone: it runs in quarantine. Nothing for the worker to do: `take` gives it only to an empty worker and gives
+            nothing else until it has ended.
         taken_ms: broker time of this take.
     """
 

@@ -1,0 +1,122 @@
+"""Generate and GenerateStream: one execution for each prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.rpc.status_pb2 import Status
+from xlmstream.v1.common_pb2 import RequestOptions, Task, TextInput
+from xlmstream.v1.generation_pb2 import Candidate, GenerateOutput, GenerateResult, GenerationParameters
+from xlmstream.v1.inference_pb2 import GenerateRequest, GenerateResponse, GenerateStreamRequest
+
+from xlmstream_server.broker.v1.messages_pb2 import Event
+from xlmstream_server.catalogue import ServedModel
+from xlmstream_server.config import Limits
+from xlmstream_server.errors import ServiceError
+from xlmstream_server.tasks.base import Piece, UnaryTask
+from xlmstream_server.validation import Violations, check_input_count, check_options, input_error
+
+DEFAULT_MAX_NEW_TOKENS = 64
+MAX_TEMPERATURE = 100.0
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 256
+
+
+class GenerateTask(UnaryTask[GenerateRequest, GenerateOutput, GenerateResponse]):
+    kind = Task.TASK_GENERATE
+
+    def options(self, request: GenerateRequest) -> RequestOptions:
+        return request.options
+
+    def check(self, request: GenerateRequest, model: ServedModel, limits: Limits) -> list[ServiceError | None]:
+        found = Violations()
+        check_options(found, request.options)
+        check_input_count(found, len(request.inputs), limits)
+        check_parameters(found, request.parameters, model, limits)
+        found.raise_if_any()
+        return [
+            input_error(f"inputs[{position}]", given, request.options, model.card, limits)
+            for position, given in enumerate(request.inputs)
+        ]
+
+    def split(self, request: GenerateRequest, good: Sequence[int], model: ServedModel) -> list[Piece]:
+        pieces = []
+        for position in good:
+            given = request.inputs[position]
+            single = GenerateStreamRequest(options=request.options, input=given, parameters=request.parameters)
+            cost = generation_cost(given, request.parameters, model)
+            pieces.append(Piece((position,), single.SerializeToString(deterministic=True), cost))
+        return pieces
+
+    def outputs(self, piece: Piece, events: Sequence[Event]) -> Sequence[GenerateOutput]:
+        return [GenerateOutput(result=assemble(events))]
+
+    def failed(self, status: Status) -> GenerateOutput:
+        return GenerateOutput(error=status)
+
+    def response(self, outputs: Sequence[GenerateOutput], ends: Sequence[Event]) -> GenerateResponse:
+        return GenerateResponse(outputs=outputs)
+
+
+def check_stream_request(request: GenerateStreamRequest, model: ServedModel, limits: Limits) -> None:
+    """Raises ServiceError where GenerateStream cannot accept `request`."""
+    found = Violations()
+    check_options(found, request.options)
+    check_parameters(found, request.parameters, model, limits)
+    found.raise_if_any()
+    if wrong := input_error("input", request.input, request.options, model.card, limits):
+        raise wrong
+
+
+def check_parameters(found: Violations, given: GenerationParameters, model: ServedModel, limits: Limits) -> None:
+    """Ranges as generation.proto documents them. Unset is always right."""
+    most = given.max_new_tokens if given.HasField("max_new_tokens") else DEFAULT_MAX_NEW_TOKENS
+    found.within("parameters.max_new_tokens", most, 1, max(limits.max_new_tokens, DEFAULT_MAX_NEW_TOKENS))
+    if given.HasField("min_new_tokens"):
+        found.within("parameters.min_new_tokens", given.min_new_tokens, 0, most)
+    if given.HasField("temperature"):
+        found.within("parameters.temperature", given.temperature, 0, MAX_TEMPERATURE)
+    if given.HasField("top_k"):
+        found.within("parameters.top_k", given.top_k, 1, model.card.vocabulary_size)
+    if given.HasField("top_p"):
+        right = 0 < given.top_p <= 1
+        found.check(right, "parameters.top_p", f"{given.top_p:g} is out of range: above 0, at most 1")
+    found.check(
+        len(given.stop) <= MAX_STOP_STRINGS,
+        "parameters.stop",
+        f"{len(given.stop)} stop strings; at most {MAX_STOP_STRINGS} are taken",
+    )
+    for position, stop in enumerate(given.stop[:MAX_STOP_STRINGS]):
+        right = 1 <= len(stop) <= MAX_STOP_CHARS
+        found.check(right, f"parameters.stop[{position}]", f"{len(stop)} characters; 1 to {MAX_STOP_CHARS} are taken")
+
+
+def generation_cost(given: TextInput, parameters: GenerationParameters, model: ServedModel) -> int:
+    """Estimated tokens of prompt and output together."""
+    new = parameters.max_new_tokens if parameters.HasField("max_new_tokens") else DEFAULT_MAX_NEW_TOKENS
+    return min(model.estimate_tokens(given) + new, max(model.card.max_input_tokens, 1))
+
+
+def assemble(events: Sequence[Event]) -> GenerateResult:
+    """The whole result of an execution that ended well, from its events."""
+    result = GenerateResult()
+    candidates: dict[int, Candidate] = {}
+    texts: dict[int, list[str]] = {}
+    for event in events:
+        kind = event.WhichOneof("kind")
+        if kind == "started":
+            result.parameters.CopyFrom(event.started.parameters)
+        elif kind == "delta":
+            index = event.delta.candidate
+            candidates.setdefault(index, Candidate(index=index)).token_ids.extend(event.delta.token_ids)
+            texts.setdefault(index, []).append(event.delta.text)
+        elif kind == "candidate_finished":
+            index = event.candidate_finished.candidate
+            candidates.setdefault(index, Candidate(index=index)).finish_reason = event.candidate_finished.finish_reason
+        elif kind == "finished":
+            result.usage.CopyFrom(event.finished.usage)
+            result.timing.CopyFrom(event.finished.timing)
+    for index in sorted(candidates):
+        candidates[index].text = "".join(texts.get(index, ()))
+        result.candidates.append(candidates[index])
+    return result

@@ -1,0 +1,127 @@
+"""Checks that every task shares: request options and inputs, against the model's card and the gateway's limits.
+
+Checks name the field as the caller knows it (`inputs[3].text`), say what would be right, and report everything that is
+wrong at once. They need no tokenizer: what only the worker can know (the token count of a text) it reports itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from xlmstream.v1.common_pb2 import DisconnectPolicy, Priority, RequestOptions, TextInput, TokenIds, Truncation
+from xlmstream.v1.models_pb2 import Model
+
+from xlmstream_server import errors
+from xlmstream_server.config import Limits
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+PRIORITIES, TRUNCATIONS, DISCONNECT_POLICIES = (
+    {number: name for name, number in enum.items()} for enum in (Priority, Truncation, DisconnectPolicy)
+)
+
+
+class Violations:
+    """What is wrong with a request, collected field by field."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[str, str]] = []
+
+    def add(self, field: str, description: str) -> None:
+        self._found.append((field, description))
+
+    def check(self, right: bool, field: str, description: str) -> None:
+        if not right:
+            self.add(field, description)
+
+    def within(self, field: str, value: float, least: float, most: float) -> None:
+        """Also refuses NaN, which no comparison accepts."""
+        self.check(least <= value <= most, field, f"{value:g} is out of range: {least:g} to {most:g}")
+
+    def error(self) -> errors.ServiceError | None:
+        return errors.invalid_input(self._found) if self._found else None
+
+    def raise_if_any(self) -> None:
+        if found := self.error():
+            raise found
+
+
+def check_options(found: Violations, options: RequestOptions) -> None:
+    """The parts of RequestOptions that need no model."""
+    if options.request_id:
+        found.check(
+            REQUEST_ID.fullmatch(options.request_id) is not None,
+            "options.request_id",
+            "1 to 128 letters, digits, '.', '_', ':' and '-'",
+        )
+    # An open enum keeps numbers it does not know: a newer client asks for something this gateway cannot do.
+    for field, value, names in (
+        ("priority", options.priority, PRIORITIES),
+        ("truncation", options.truncation, TRUNCATIONS),
+        ("disconnect_policy", options.disconnect_policy, DISCONNECT_POLICIES),
+    ):
+        if value not in names:
+            found.add(f"options.{field}", f"{value} is not one of {', '.join(names.values())}")
+
+
+def check_input_count(found: Violations, count: int, limits: Limits) -> None:
+    found.check(0 < count <= limits.max_inputs, "inputs", f"{count} inputs; 1 to {limits.max_inputs} are taken")
+
+
+def input_error(
+    path: str, given: TextInput, options: RequestOptions, model: Model, limits: Limits, *, ids_taken: bool = True
+) -> errors.ServiceError | None:
+    """What is wrong with one text or its ids, or None."""
+    found = Violations()
+    if given.HasField("language"):
+        check_language(found, f"{path}.language", given.language, model)
+    match given.WhichOneof("source"):
+        case "text":
+            _check_text(found, f"{path}.text", given.text, limits)
+        case "token_ids" if ids_taken:
+            check_ids(found, f"{path}.token_ids.ids", given.token_ids, model)
+            found_error = found.error()
+            return found_error or _length_error(f"{path}.token_ids.ids", given.token_ids, options, model)
+        case "token_ids":
+            found.add(f"{path}.token_ids", "this task takes text only")
+        case _:
+            found.add(f"{path}.text" if not ids_taken else path, "set exactly one of text and token_ids")
+    return found.error()
+
+
+def check_language(found: Violations, field: str, language: str, model: Model) -> None:
+    if not model.languages:
+        found.add(field, "this model has one language and takes no code")
+    elif language not in model.languages:
+        found.add(field, f"{errors.quote(language)} is not supported; supported: {errors.listing(model.languages)}")
+
+
+def check_ids(found: Violations, field: str, ids: TokenIds, model: Model) -> None:
+    found.check(len(ids.ids) > 0, field, "at least one id is needed")
+    if wrong := _first_at_least(ids.ids, model.vocabulary_size):
+        position, value = wrong
+        found.add(f"{field}[{position}]", f"{value} is not in the vocabulary: 0 to {model.vocabulary_size - 1}")
+
+
+def _check_text(found: Violations, field: str, text: str, limits: Limits) -> None:
+    if not text or text.isspace():
+        found.add(field, "must not be empty or only white space")
+        return
+    size_bytes = len(text) if text.isascii() else len(text.encode())
+    found.check(
+        size_bytes <= limits.max_text_bytes,
+        field,
+        f"{size_bytes} bytes of UTF-8; at most {limits.max_text_bytes} are taken",
+    )
+
+
+def _length_error(field: str, ids: TokenIds, options: RequestOptions, model: Model) -> errors.ServiceError | None:
+    if len(ids.ids) > model.max_input_tokens and options.truncation == Truncation.TRUNCATION_UNSPECIFIED:
+        return errors.input_too_long(field, len(ids.ids), model.max_input_tokens)
+    return None
+
+
+def _first_at_least(values: Sequence[int], bound: int) -> tuple[int, int] | None:
+    if not values or max(values) < bound:  # max() over the repeated field is the fast path of every good request
+        return None
+    return next((position, value) for position, value in enumerate(values) if value >= bound)

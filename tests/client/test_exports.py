@@ -1,0 +1,112 @@
+"""What the package promises to users: its names, its documentation, and no more than it needs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import xlmstream
+import xlmstream.testing
+from xlmstream import errors
+
+PACKAGE = Path(xlmstream.__file__).parent
+
+
+def test_the_names_of_the_package() -> None:
+    assert xlmstream.__all__ == [
+        "AsyncClient",
+        "Cancelled",
+        "Candidate",
+        "CandidateFinished",
+        "Client",
+        "CursorExpired",
+        "DeadlineExceeded",
+        "DeadlineInCompute",
+        "DeadlineInQueue",
+        "DeviceOutOfMemory",
+        "Draining",
+        "Event",
+        "FieldViolation",
+        "FinishReason",
+        "Generation",
+        "InputTooLong",
+        "InternalError",
+        "InvalidArgument",
+        "InvalidInput",
+        "MessageTooLarge",
+        "ModelNotFound",
+        "NoWorker",
+        "NotFound",
+        "PermissionDenied",
+        "PoisonedInput",
+        "Prompt",
+        "ProtocolError",
+        "QueueDown",
+        "QueueFull",
+        "RequestIdReused",
+        "RequestNotFound",
+        "ResourceExhausted",
+        "RetryPolicy",
+        "Started",
+        "StreamFinished",
+        "TaskUnsupported",
+        "TextInput",
+        "Timing",
+        "Token",
+        "TokenDelta",
+        "TokenIds",
+        "Tokens",
+        "Unauthenticated",
+        "Unavailable",
+        "Usage",
+        "XlmstreamError",
+        "__version__",
+    ]
+    assert xlmstream.testing.__all__ == ["Answer", "Failure", "FakeServer"]
+    for name in xlmstream.__all__:
+        assert hasattr(xlmstream, name)
+
+
+def test_every_exception_is_exported() -> None:
+    kinds = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert kinds <= set(xlmstream.__all__)
+
+
+def test_every_module_and_public_class_is_documented() -> None:
+    bare: list[str] = []
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name == "v1":  # generated
+            continue
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        classes = [node for node in module.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        bare += [f"{path}: {getattr(node, 'name', '')}" for node in (module, *classes) if not ast.get_docstring(node)]
+    assert not bare
+
+
+def test_the_client_is_light() -> None:
+    """Importing everything loads neither torch nor redis nor numpy nor the packages of the service."""
+    code = "import sys, xlmstream, xlmstream.testing, xlmstream.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"torch", "redis", "numpy", "rich", "transformers", "xlmstream_server", "xlmstream_worker"}
+
+
+def test_the_two_clients_have_the_same_verbs() -> None:
+    def verbs(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert verbs(xlmstream.Client) == verbs(xlmstream.AsyncClient)
+    for name in verbs(xlmstream.Client):
+        blocking, asyncio = getattr(xlmstream.Client, name), getattr(xlmstream.AsyncClient, name)
+        assert blocking.__annotations__.keys() == asyncio.__annotations__.keys(), name
+        assert blocking.__kwdefaults__ == asyncio.__kwdefaults__, name
+
+
+def test_the_example_for_users_tests_works() -> None:
+    documentation = xlmstream.testing.__doc__ or ""
+    lines = [line for line in documentation.splitlines() if line.startswith("    ")]
+    namespace: dict[str, object] = {}
+    exec("\n".join(line[4:] for line in lines), namespace)
+    test = namespace["test_greeting"]
+    assert callable(test)
+    test()

@@ -1,0 +1,35 @@
+"""Fixtures that every area shares: one private broker for the session, an empty one for each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+import redis
+from xlmstream_server.broker.embedded import EmbeddedBroker, EmbeddedBrokerError
+
+
+@pytest.fixture(scope="session")
+def broker_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of the session's broker: REDIS_URL where set (its database is flushed!), else an embedded one."""
+    if "REDIS_URL" in os.environ:
+        yield os.environ["REDIS_URL"]
+        return
+    with ExitStack() as stack:
+        try:
+            broker = stack.enter_context(EmbeddedBroker(tmp_path_factory.mktemp("broker")))
+        except EmbeddedBrokerError as error:
+            if os.environ.get("CI") == "true":
+                pytest.fail(str(error))
+            pytest.skip(str(error))
+        yield broker.url
+
+
+@pytest.fixture
+def broker_url(broker_server_url: str) -> str:
+    """URL of a broker that holds nothing."""
+    with redis.Redis.from_url(broker_server_url) as client:
+        client.flushdb()
+    return broker_server_url
