@@ -11,6 +11,13 @@ import torch
 from torch import Tensor
 
 
+class PrefixStore:
+    """Keys and values of blocks of tokens that prompts may begin with: one tensor (N, tokens, 2, H, D) per layer."""
+
+    def __init__(self, cache: SlotCache, blocks: int, tokens: int) -> None:
+        self.blocks = [layer.new_empty(blocks, tokens, *layer.shape[2:]) for layer in cache.layers]
+
+
 class SlotCache:
     """Preallocated memory of S slots of T positions each, for L layers of H heads of width D (H may differ per layer).
 
@@ -25,14 +32,15 @@ class SlotCache:
         self.tokens = torch.zeros(slots, positions, dtype=torch.int64, device=device)
         self.lengths = torch.ones(slots, dtype=torch.int64, device=device)
         self.languages = torch.zeros(slots, dtype=torch.int64, device=device)
-        # Keys and values of a position lie together, so one copy per layer stores them straight from the projection.
-        self._kv = [torch.zeros(slots, positions, 2, count, head_dim, dtype=dtype, device=device) for count in heads]
-        self._flat = [layer.view(slots * positions, -1) for layer in self._kv]
+        # (S, T, 2, H, D) each: keys and values of a position lie together, so that one copy per layer stores them
+        # straight from the projection.
+        self.layers = [torch.zeros(slots, positions, 2, count, head_dim, dtype=dtype, device=device) for count in heads]
+        self._flat = [layer.view(slots * positions, -1) for layer in self.layers]
 
     @property
     def bytes(self) -> int:
         """Memory of the keys and values."""
-        return sum(layer.numel() * layer.element_size() for layer in self._kv)
+        return sum(layer.numel() * layer.element_size() for layer in self.layers)
 
     def write(self, layer: int, index: Tensor, kv: Tensor) -> None:
         """Store kv (N, 2*H*D), keys then values, at the places index (N,) = slot * T + position."""
@@ -40,7 +48,7 @@ class SlotCache:
 
     def read(self, layer: int, slots: slice, context: int) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, context, D) of a range of slots, as views."""
-        kv = self._kv[layer][slots, :context]
+        kv = self.layers[layer][slots, :context]
         return kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2)
 
     def start(self, source: int, slot: int, ids: Tensor, language: int) -> None:
@@ -68,9 +76,25 @@ class SlotCache:
         """Give row slots[i] the tokens, keys and values start..stop of row slots[sources[i]]; int64 (N,) both."""
         origin = slots[sources]
         self.tokens[slots, start:stop] = self.tokens[origin, start:stop]
-        for layer in self._kv:
+        for layer in self.layers:
             layer[slots, start:stop] = layer[origin, start:stop]
 
+    def load(self, slot: int, store: PrefixStore, blocks: Sequence[int]) -> None:
+        """Copy stored blocks to the beginning of a slot."""
+        index = torch.tensor(blocks, device=self.lengths.device)
+        for layer, stored in zip(self.layers, store.blocks, strict=True):
+            content = stored[index].flatten(0, 1)
+            layer[slot, : content.shape[0]] = content
+
+    def save(self, slot: int, start: int, store: PrefixStore, block: int) -> None:
+        """Copy the tokens of a slot from `start` on to a stored block."""
+        for layer, stored in zip(self.layers, store.blocks, strict=True):
+            stored[block] = layer[slot, start : start + stored.shape[1]]
+
+    def block_bytes(self, tokens: int) -> int:
+        """Memory of the keys and values of this many tokens."""
+        return self.bytes // (self.slots * self.positions) * tokens
+
     def _copy_kv(self, source: int, slot: int, n: int) -> None:
-        for layer in self._kv:
+        for layer in self.layers:
             layer[slot, :n] = layer[source, :n]
