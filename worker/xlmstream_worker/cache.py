@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .transfer import upload
+
 
 class PrefixStore:
     """Keys and values of blocks of tokens that prompts may begin with: one tensor (N, tokens, 2, H, D) per layer."""
@@ -26,11 +28,21 @@ class SlotCache:
     """
 
     def __init__(
-        self, slots: int, positions: int, heads: Sequence[int], head_dim: int, dtype: torch.dtype, device: torch.device
+        self,
+        slots: int,
+        staging: int,
+        positions: int,
+        heads: Sequence[int],
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
+        """`staging` of the slots, the last ones, are no rows'."""
         self.slots, self.positions = slots, positions
+        self.lane_slots = slots - staging
         self.tokens = torch.zeros(slots, positions, dtype=torch.int64, device=device)
         self.lengths = torch.ones(slots, dtype=torch.int64, device=device)
+        self.masks = torch.zeros(slots, dtype=torch.int64, device=device)
         self.languages = torch.zeros(slots, dtype=torch.int64, device=device)
         # (S, T, 2, H, D) each: keys and values of a position lie together, so that one copy per layer stores them
         # straight from the projection.
@@ -51,12 +63,13 @@ class SlotCache:
         kv = self.layers[layer][slots, :context]
         return kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2)
 
-    def start(self, source: int, slot: int, ids: Tensor, language: int) -> None:
+    def start(self, source: int, slot: int, ids: Tensor, language: int, mask: int) -> None:
         """Begin a row: its tokens `ids` int64 (n,), whose keys and values but the last lie in the slot `source`."""
         n = ids.shape[0]
         self.tokens[slot, :n] = ids
         self.lengths[slot] = n
         self.languages[slot] = language
+        self.masks[slot] = mask
         self._copy_kv(source, slot, n - 1)
 
     def move(self, source: int, slot: int, n: int) -> None:
@@ -64,6 +77,7 @@ class SlotCache:
         self.tokens[slot, :n] = self.tokens[source, :n]
         self.lengths[slot] = self.lengths[source]
         self.languages[slot] = self.languages[source]
+        self.masks[slot] = self.masks[source]
         self._copy_kv(source, slot, n)
 
     def append(self, slots: slice, ids: Tensor) -> None:
@@ -81,7 +95,7 @@ class SlotCache:
 
     def load(self, slot: int, store: PrefixStore, blocks: Sequence[int]) -> None:
         """Copy stored blocks to the beginning of a slot."""
-        index = torch.tensor(blocks, device=self.lengths.device)
+        index = upload(blocks, self.lengths.device)
         for layer, stored in zip(self.layers, store.blocks, strict=True):
             content = stored[index].flatten(0, 1)
             layer[slot, : content.shape[0]] = content

@@ -15,6 +15,7 @@ from torch import Tensor
 from .beam import BeamSearch
 from .cache import PrefixStore, SlotCache
 from .forward import Batch, Forward
+from .graphs import widest_padding
 from .isolation import run_isolated
 from .limits import Limits
 from .network import Network
@@ -59,8 +60,11 @@ class DecoderEngine:
             slots=config.max_slots,
             causal=settings.causal,
         )
+        static = device.type == "cuda" if config.static_shapes is None else config.static_shapes
+        gap = 2 * widest_padding(config.max_slots) if static else 0
         self._cache = SlotCache(
-            config.max_slots + _STAGING_SLOTS,
+            config.max_slots + gap + _STAGING_SLOTS,
+            _STAGING_SLOTS,
             self.max_context,
             network.heads if settings.causal else [],
             network.head_dim,
@@ -76,6 +80,7 @@ class DecoderEngine:
             self.max_context,
             cached=settings.causal,
             prefix_blocks=blocks,
+            gap=gap,
         )
         self._forward = Forward(
             network,
@@ -83,6 +88,8 @@ class DecoderEngine:
             causal=settings.causal,
             mask_id=settings.mask_token_id,
             pad_id=settings.pad_index,
+            static=static,
+            max_rows=config.max_slots,
         )
         late = device.type == "cuda" if config.late_readback is None else config.late_readback
         self._readback = Readback(device, late=late)
@@ -131,7 +138,9 @@ class DecoderEngine:
         return StepResult(tokens, sum(map(len, batches)), sum(chunk.stop - chunk.start for chunk in chunks))
 
     def warm_up(self) -> None:
-        """Run the paths of this model once, so that the first request does not pay for it."""
+        """Run the paths of this model once, so that the first request does not pay for it. Only on an idle engine."""
+        with torch.inference_mode():
+            self._forward.record()
         for mode in DecodingMode:
             if mode is DecodingMode.MASK_APPEND or self._limits.causal:
                 self.add(SequenceRequest(f"warm-up {mode.value}", (0,) * (self.max_context - 1), mode=mode))
@@ -163,8 +172,7 @@ class DecoderEngine:
             self._cache.move(source, slot, tokens)
         searches: dict[str, list[Row]] = {}
         for prompt, row in placement.started:
-            language = self._forward.language(row.request.language_id)
-            self._cache.start(prompt.slot, row.slot, self._forward.ids(prompt.ids), language)
+            self._forward.start(prompt, row)
             if row.request.beam_search is not None:
                 searches.setdefault(row.request.key, []).append(row)
         for key, rows in searches.items():

@@ -199,6 +199,9 @@ class EngineConfig:
     late_readback: bool | None = None
     """Hand out each step's tokens with the next step's, so that the device need not wait for the host. None: on a
     GPU."""
+    static_shapes: bool | None = None
+    """Decode a fixed number of slots and positions, more than the rows need, so that a GPU can launch a whole step as
+    one recorded graph. None: on a GPU."""
     prefill_tokens: int = 256
     """Most prompt tokens computed per step, so that a long prompt never holds up the rows that decode."""
 
