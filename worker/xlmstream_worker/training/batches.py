@@ -20,6 +20,8 @@ from .corpus import Aligned, Ids
 EOS, PAD, MASK = 1, 2, 5
 FIRST_WORD_ID = 14
 IGNORED = -100
+# Lengths are blurred before sorting, so that batches differ from pass to pass.
+LENGTH_JITTER = 0.15
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,21 @@ def _causal_batch(rows: Sequence[Sequence[int]], lang_id: int) -> Batch:
     for place, row in enumerate(rows):
         targets[place, : len(row) - 1] = torch.tensor(row[1:])
     return Batch(ids=padded, targets=targets, langs=torch.full_like(padded, lang_id), mask=mask)
+
+
+def group_by_length(lengths: npt.NDArray[np.int64], batch_tokens: int, rng: np.random.Generator) -> list[list[int]]:
+    """Indices of sequences in groups of about equal length, each of at most `batch_tokens` with its padding (or of one
+    sequence), in random order."""
+    order = np.argsort(lengths * rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(lengths)))
+    groups: list[list[int]] = []
+    longest = 0
+    for index in order.tolist():
+        longest = max(longest, int(lengths[index]))
+        if not groups or longest * (len(groups[-1]) + 1) > batch_tokens:
+            groups.append([])
+            longest = int(lengths[index])
+        groups[-1].append(index)
+    return [groups[index] for index in rng.permutation(len(groups))]
 
 
 def pad(rows: Sequence[Ids]) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from xlmstream_worker.xlm import XLMWithLMHeadModel
+from xlmstream_worker.xlm.pretrained import PreTrainedXLM
 
 from .batches import Batch, PairBatch
 from .checkpoint import Progress, load_state, save_state
@@ -42,7 +42,7 @@ class Task:
     weight: float
     every: int
     batches: NumberedBatches
-    loss: Callable[[XLMWithLMHeadModel, AnyBatch], Tensor]
+    loss: Callable[[PreTrainedXLM, AnyBatch], Tensor]
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class Sitting:
 
 def train(
     recipe: Recipe,
-    model: XLMWithLMHeadModel,
+    model: PreTrainedXLM,
     tasks: Mapping[str, Task],
-    validate: Callable[[XLMWithLMHeadModel], Mapping[str, float]],
+    validate: Callable[[PreTrainedXLM], Mapping[str, float]],
     run: Path,
     sitting: Sitting,
 ) -> Progress:
@@ -142,8 +142,8 @@ def _arithmetic(recipe: Recipe, sitting: Sitting) -> Iterator[None]:
 
 
 def _validate(
-    model: XLMWithLMHeadModel,
-    validate: Callable[[XLMWithLMHeadModel], Mapping[str, float]],
+    model: PreTrainedXLM,
+    validate: Callable[[PreTrainedXLM], Mapping[str, float]],
     arithmetic: AbstractContextManager[None],
     run: Path,
     progress: Progress,
@@ -213,7 +213,7 @@ def _step_of(line: Mapping[str, object]) -> int:
 
 
 def mean_loss(
-    model: XLMWithLMHeadModel, batches: Iterable[AnyBatch], loss: Callable[[XLMWithLMHeadModel, AnyBatch], Tensor]
+    model: PreTrainedXLM, batches: Iterable[AnyBatch], loss: Callable[[PreTrainedXLM, AnyBatch], Tensor]
 ) -> float:
     """Mean over all targets of all batches, in nats."""
     total, count = 0.0, 0
