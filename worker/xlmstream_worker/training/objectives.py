@@ -22,7 +22,8 @@ def language_model_loss(model: XLMWithLMHeadModel, batch: Batch) -> Tensor:
     asked = batch.targets != IGNORED
     head = model.pred_layer.proj
     assert isinstance(head, nn.Linear)
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
+    kind = states.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
     return lm_loss(states[asked], head.weight, head.bias, batch.targets[asked], dtype)
 
 
