@@ -79,7 +79,7 @@ def _set_up_torch(device: DeviceConfig) -> None:
 
 def _engine(model: LoadedModel, device: DeviceConfig) -> DecoderEngine:
     engine = DecoderEngine(
-        model.network, EngineConfig(max_slots=device.slots, device=device.device, dtype=device.dtype)
+        model.network, EngineConfig(max_slots=device.slots, device=device.device, dtype=model.card.dtype)
     )
     began = time.monotonic()
     engine.warm_up()
@@ -106,11 +106,14 @@ def _serve(config: WorkerConfig, models: Sequence[LoadedModel], engines: Sequenc
     for place, (model, engine) in enumerate(zip(models, engines, strict=True)):
         broker = _connect(config.broker, model, f"{worker}-{place}", stopping)
         if broker is None:
-            return
-        serving = Serving(model, engine, broker, ready.beat(model.full_name), config.broker.stall_limit_s)
-        servings.append(serving)
-        serving.start()
-    log.info("ready", extra=observe.fields(worker=worker, models=len(servings), device=config.device.device))
+            break
+        servings.append(Serving(model, engine, broker, ready.beat(model.full_name), config.broker.stall_limit_s))
+        servings[-1].start()
+    if stopping.is_set():  # perhaps before the last of them was there to be told
+        for serving in servings:
+            serving.drain(0.0)
+    else:
+        log.info("ready", extra=observe.fields(worker=worker, models=len(servings), device=config.device.device))
     for serving in servings:
         serving.join()
     ready.remove()

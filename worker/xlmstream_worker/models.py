@@ -113,13 +113,13 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
         languages=sorted(languages),
         max_input_tokens=config.max_position_embeddings,
         vocabulary_size=config.vocab_size,
-        dtype=device.dtype,
+        dtype=model.dtype or device.dtype,
         causal=config.causal,
         decoding_modes=[DECODING_MODE_NEXT_TOKEN],
         input_format=_FORMATS[model.input_format or "huggingface"],
         default_language=default_language,
     )
-    network = XLMWithLMHeadModel.from_pretrained(model.path, config=config, dtype=device.dtype, device=device.device)
+    network = XLMWithLMHeadModel.from_pretrained(model.path, config=config, dtype=card.dtype, device=device.device)
     tokenizer.tokenize("Warm up.", lang=default_language or "en")  # its rules are compiled at first use
     pieces = PieceTexts(tokenizer.get_vocab(), frozenset(tokenizer.all_special_ids))
     return LoadedModel(card, config, tokenizer, network, pieces, languages, TextRate())
