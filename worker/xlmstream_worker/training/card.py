@@ -3,6 +3,7 @@
 `write_card` is the only author of these files: what a card says can be recomputed by running it again on the corpora.
 """
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from .export import Training, read_training
 from .figures import NAMES, causal_figures, language_figures, masked_figures, tag_figures
 from .recipe import Recipe
 
+WIDTH = 118
 VERSES = """\
 Derived from public-domain texts: the World English Bible, Louis Segond 1910 (French), the Lutherbibel of 1912 (German)
 and Reina-Valera 1909 (Spanish), aligned by verse and split by whole chapters (every 40th to valid, every 40th to test).
@@ -76,16 +78,12 @@ def _head(training: Training, directory: Path) -> str:
     millions = sum(tensor.numel() for tensor in read_weights(directory).values()) / 1e6
     languages = ", ".join(NAMES.get(lang, lang) for lang in sorted(recipe.languages))
     layers = "1 layer" if config.n_layers == 1 else f"{config.n_layers} layers"
-    return f"""\
-# {recipe.name}
-
-A small XLM that {PURPOSES[_kind(recipe)]}, in {languages}: something real to try the service with. It has {layers} of
-width {config.emb_dim}, {config.n_heads} heads, {config.max_position_embeddings} positions and {config.vocab_size} cased
-byte pairs: {millions:.1f} M parameters, stored in fp16. It was trained as XLM was, on `</s> X </s>`, and is served so
-(`xlmstream.json`).
-
-It knows the prose of a few old books and little else: no facts, few modern words, no judgement.
-"""
+    about = f"""A small XLM that {PURPOSES[_kind(recipe)]}, in {languages}: something real to try the service with.
+        It has {layers} of width {config.emb_dim}, {config.n_heads} heads, {config.max_position_embeddings} positions and
+        {config.vocab_size:,} cased byte pairs: {millions:.1f} M parameters, stored in fp16. It was trained as XLM was,
+        on `</s> X </s>`, and is served so (`xlmstream.json`). It knows the prose of a few old books and little else: no
+        facts, few modern words, no judgement."""
+    return f"# {recipe.name}\n\n{_filled(about)}"
 
 
 def _recipe(training: Training) -> str:
@@ -93,15 +91,17 @@ def _recipe(training: Training) -> str:
     schedule = recipe.schedule
     objectives = ", ".join(_objective(name, entry.weight, entry.every) for name, entry in recipe.objectives.items())
     start = f", from the weights of `{Path(recipe.init).name}`" if recipe.init else ""
-    return f"""\
-## Recipe
+    text = f"""Objectives: {objectives}{start}. {progress.step:,} steps, {progress.tokens / 1e6:.1f} M tokens, in
+        {progress.seconds / 60:,.0f} min in the background of two busy CPU cores. Muon for the layers' matrices and
+        AdamW for the rest, peak learning rate {schedule.peak_lr:g} after {schedule.warmup_steps} steps of warm-up, held for
+        {schedule.hold:.0%} of the steps after it, then a cosine to zero; dropout {recipe.architecture.dropout:g}, seed
+        {recipe.seed}. Kept: the weights with the lowest validation loss (step {progress.best_step:,}). The whole recipe
+        is in `training.json`."""
+    return f"## Recipe\n\n{_filled(text)}\n![losses over the steps](curve.svg)\n"
 
-Objectives: {objectives}{start}. {progress.step:,} steps, {progress.tokens / 1e6:.1f} M tokens, in
-{progress.seconds / 60:,.0f} minutes in the background of two busy CPU cores. Muon for the layers' matrices and AdamW
-for the rest, peak learning rate {schedule.peak_lr:g} after {schedule.warmup_steps} steps of warm-up, held for
-{schedule.hold:.0%} of the run, then a cosine to zero; dropout {recipe.architecture.dropout:g}, seed {recipe.seed}.
-Kept: the weights with the lowest validation loss (step {progress.best_step:,}). The whole recipe is in `training.json`.
-"""
+
+def _filled(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), WIDTH) + "\n"
 
 
 def _objective(name: str, weight: float, every: int) -> str:

@@ -1,4 +1,5 @@
-"""From a run directory to a model directory as it is shipped and served: fp16 weights, tokenizer, serving choices."""
+"""From a run directory to a model directory as it is shipped and served: fp16 weights, tokenizer, serving choices,
+how it was trained and the picture of its losses."""
 
 import json
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from xlmstream_worker.xlm import XLMTokenizer
 from xlmstream_worker.xlm.head import XLMModelWithHead
 
 from .checkpoint import STATE, Progress
+from .curve import write_curve
 from .models import BASE_LANGUAGE, CLASSES
 from .pipeline import run_of
 from .recipe import Recipe, recipe_from, to_document
@@ -43,6 +45,7 @@ def export_model(run: Path, directory: Path) -> None:
     if not recipe.head:
         serving["default_language"] = BASE_LANGUAGE if BASE_LANGUAGE in recipe.languages else min(recipe.languages)
     _write_json(directory / "xlmstream.json", serving)
+    write_curve(run, directory / "curve.svg", recipe.name)
     progress = json.loads((run / STATE / "state.json").read_text(encoding="utf-8"))
     _write_json(directory / "training.json", {"recipe": to_document(recipe), "progress": progress})
 

@@ -35,7 +35,7 @@ def run_recipe(
     tasks, validate = build_tasks(recipe, files, tokenizer, run / "encoded.npz")
     model = new_model(recipe, len(tokenizer.encoder)).to(sitting.device)
     progress = train(recipe, model, tasks, validate, run, sitting)
-    write_curve(run)
+    write_curve(run, run / "curve.svg", recipe.name)
     return progress
 
 
