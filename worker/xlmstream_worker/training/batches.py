@@ -89,11 +89,6 @@ class Batches(ABC, Generic[Plan, Made]):
             self._plans = self._planned(self._pass)
         return self.make(self._plans[number - self._first], np.random.default_rng((self._seed, 1, number)))
 
-    def pass_of(self, number: int) -> int:
-        """How many whole passes precede batch `number`."""
-        self[number]
-        return self._pass
-
     def _rewind(self) -> None:
         self._pass = -1
         self._first = 0

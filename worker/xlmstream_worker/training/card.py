@@ -79,10 +79,10 @@ def _head(training: Training, directory: Path) -> str:
     languages = ", ".join(NAMES.get(lang, lang) for lang in sorted(recipe.languages))
     layers = "1 layer" if config.n_layers == 1 else f"{config.n_layers} layers"
     about = f"""A small XLM that {PURPOSES[_kind(recipe)]}, in {languages}: something real to try the service with.
-        It has {layers} of width {config.emb_dim}, {config.n_heads} heads, {config.max_position_embeddings} positions and
-        {config.vocab_size:,} cased byte pairs: {millions:.1f} M parameters, stored in fp16. It was trained as XLM was,
-        on `</s> X </s>`, and is served so (`xlmstream.json`). It knows the prose of a few old books and little else: no
-        facts, few modern words, no judgement."""
+        It has {layers} of width {config.emb_dim}, {config.n_heads} heads, {config.max_position_embeddings} positions
+        and {config.vocab_size:,} cased byte pairs: {millions:.1f} M parameters, stored in fp16. It was trained as XLM
+        was, on `</s> X </s>`, and is served so (`xlmstream.json`). It knows the prose of a few old books and little
+        else: no facts, few modern words, no judgement."""
     return f"# {recipe.name}\n\n{_filled(about)}"
 
 
@@ -93,10 +93,10 @@ def _recipe(training: Training) -> str:
     start = f", from the weights of `{Path(recipe.init).name}`" if recipe.init else ""
     text = f"""Objectives: {objectives}{start}. {progress.step:,} steps, {progress.tokens / 1e6:.1f} M tokens, in
         {progress.seconds / 60:,.0f} min in the background of two busy CPU cores. Muon for the layers' matrices and
-        AdamW for the rest, peak learning rate {schedule.peak_lr:g} after {schedule.warmup_steps} steps of warm-up, held for
-        {schedule.hold:.0%} of the steps after it, then a cosine to zero; dropout {recipe.architecture.dropout:g}, seed
-        {recipe.seed}. Kept: the weights with the lowest validation loss (step {progress.best_step:,}). The whole recipe
-        is in `training.json`."""
+        AdamW for the rest, peak learning rate {schedule.peak_lr:g} after {schedule.warmup_steps} steps of warm-up,
+        held for {schedule.hold:.0%} of the steps after it, then a cosine to zero; dropout
+        {recipe.architecture.dropout:g}, seed {recipe.seed}. Kept: the weights with the lowest validation loss (step
+        {progress.best_step:,}). The whole recipe is in `training.json`."""
     return f"## Recipe\n\n{_filled(text)}\n![losses over the steps](curve.svg)\n"
 
 
