@@ -24,7 +24,7 @@ from .recipe import Recipe
 from .trainer import AnyBatch, NumberedBatches, Task, mean_loss
 from .vocabulary import encode_words
 
-VALIDATION_BATCHES = 40
+VALIDATION_BATCHES = 10
 
 Validation = Callable[[PreTrainedXLM], Mapping[str, float]]
 
