@@ -22,6 +22,9 @@ from .tasks import build_tasks
 from .trainer import Sitting, train
 from .vocabulary import count_words, make_tokenizer
 
+# The last is written last: a directory that has it is whole.
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
+
 
 def run_recipe(
     recipe: Recipe, files: Sequence[Path], run: Path, sitting: Sitting, tokenizer_from: Path | None = None
@@ -59,11 +62,10 @@ def run_of(directory: Path) -> Recipe:
 
 def _tokenizer(recipe: Recipe, files: Sequence[Path], run: Path, source: Path | None) -> XLMTokenizer:
     own = run / "tokenizer"
-    if not own.exists():
+    if not (own / TOKENIZER_FILES[-1]).exists():
         if source is None:
             return learn_tokenizer(recipe, files, own)
-        own.mkdir(parents=True)
-        for path in source.iterdir():
-            if path.name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
-                shutil.copy(path, own)
+        own.mkdir(parents=True, exist_ok=True)
+        for name in TOKENIZER_FILES:
+            shutil.copy(source / name, own)
     return XLMTokenizer.from_pretrained(own)
