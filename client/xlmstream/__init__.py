@@ -52,6 +52,7 @@ from xlmstream.messages import (
     Timing,
     Token,
     TokenDelta,
+    TokenLogprobs,
     Tokens,
     Usage,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "Timing",
     "Token",
     "TokenDelta",
+    "TokenLogprobs",
     "TokenIds",
     "Tokens",
     "Unauthenticated",
