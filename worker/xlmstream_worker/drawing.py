@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .draws import signed_seed, uniforms
-from .scheduler import Row
+from .lanes import Row
 from .selection import best_k, share_floor
 from .sequences import SamplingParameters
 from .transfer import upload
