@@ -1,7 +1,7 @@
 # make demo   set up .venv, start everything on the shipped model, watch it stream
 # make test   set up .venv, run the whole test suite
 # make check  ruff, mypy --strict, proto lint and stub drift
-# make bench  measure against named baselines
+# make bench  measure against named baselines; make bench-gpu: decoding against a GPU's roofline
 #
 # pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, pip.conf) apply as they are: to take
 # PyTorch's CPU build on a machine without a GPU, point PIP_EXTRA_INDEX_URL at PyTorch's CPU index first.
@@ -11,7 +11,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 TEST_ARGS ?=
 
-.PHONY: demo test check bench setup clean
+.PHONY: demo test check bench bench-gpu setup clean
 
 demo: setup
 	$(RUN) examples/demo.py
@@ -26,6 +26,9 @@ check: setup
 	$(RUN) -m mypy
 	cd protos && ../$(VENV)/bin/buf lint
 	$(RUN) protos/generate.py --check
+
+bench-gpu: setup
+	$(RUN) -m benchmarks.decode_gpu
 
 bench: setup
 	$(RUN) -m benchmarks

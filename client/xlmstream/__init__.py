@@ -52,6 +52,7 @@ from xlmstream.messages import (
     Timing,
     Token,
     TokenDelta,
+    TokenLogprobs,
     Tokens,
     Usage,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "Token",
     "TokenDelta",
     "TokenIds",
+    "TokenLogprobs",
     "Tokens",
     "Unauthenticated",
     "Unavailable",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, MutableSequence, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence, Sequence
 from typing import Any, Literal, TypedDict
 
 from google.protobuf.message import Message
 
 from xlmstream.errors import FieldViolation, InvalidInput
 from xlmstream.v1.common_pb2 import DisconnectPolicy, Priority, RequestOptions, TextInput, Truncation
-from xlmstream.v1.generation_pb2 import GenerationParameters
+from xlmstream.v1.generation_pb2 import EarlyStopping, GenerationParameters
 from xlmstream.v1.inference_pb2 import (
     CancelRequestRequest,
     DetokenizeRequest,
@@ -69,6 +69,21 @@ class GenerateKeywords(TextKeywords, total=False):
     seed: int
     stop: str | Sequence[str]
     ignore_eos: bool
+    min_p: float
+    typical_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    no_repeat_ngram_size: int
+    bad_words: Sequence[str]
+    logit_bias: Mapping[int, float]
+    stop_token_ids: Sequence[int]
+    num_return_sequences: int
+    num_beams: int
+    length_penalty: float
+    early_stopping: Literal["heuristic", "when_full", "never"]
+    top_logprobs: int
+    echo: bool
 
 
 def new_request_id() -> str:
@@ -169,6 +184,11 @@ def _parameters(keywords: GenerateKeywords) -> GenerationParameters:
         value = keywords.get(field.name)
         if field.name == "stop" and isinstance(value, str):
             value = [value]
+        if field.name == "early_stopping" and value is not None:
+            known = dict(EarlyStopping.items())
+            value = known.get(f"EARLY_STOPPING_{str(value).upper()}")
+            if value is None:
+                raise _invalid("parameters.early_stopping", "heuristic, when_full or never")
         _assign(parameters, field.name, value, path=f"parameters.{field.name}")
     return parameters
 
@@ -181,6 +201,8 @@ def _assign(message: Message, name: str, value: Any, *, path: str) -> None:
     try:
         if isinstance(field, MutableSequence):
             field.extend(value)
+        elif isinstance(field, MutableMapping):
+            field.update(value)
         else:
             setattr(message, name, value)
     except (TypeError, ValueError) as error:

@@ -54,6 +54,7 @@ def test_the_names_of_the_package() -> None:
         "Timing",
         "Token",
         "TokenDelta",
+        "TokenLogprobs",
         "TokenIds",
         "Tokens",
         "Unauthenticated",
