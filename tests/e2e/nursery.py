@@ -20,8 +20,8 @@ import sys
 import time
 from pathlib import Path
 
-from xlmstream_worker import __main__ as worker
-from xlmstream_worker import preparing
+from xlmstream_worker import __main__ as command
+from xlmstream_worker import preparing, process
 from xlmstream_worker.config import DeviceConfig, ModelConfig
 from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.models import LoadedModel, load_model
@@ -44,7 +44,7 @@ def be_slow(step_ms: float, hang_after: int) -> None:
                 time.sleep(3600)
             return super().step()
 
-    worker.DecoderEngine = SlowEngine
+    process.DecoderEngine = SlowEngine
 
 
 def be_mortal(poison: str) -> None:
@@ -67,7 +67,7 @@ def become_worker(order: dict[str, object]) -> None:
         be_slow(order["step_ms"], order["hang_after"])
     if order["poison"]:
         be_mortal(order["poison"])
-    sys.exit(worker.main(order["arguments"]))
+    sys.exit(command.main(order["arguments"]))
 
 
 def main() -> None:

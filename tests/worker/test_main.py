@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -43,6 +45,12 @@ def test_help_names_every_option_and_its_default(capsys: pytest.CaptureFixture[s
     for option in ("--broker", "--lease-s", "--device", "--dtype", "--slots", "--threads", "--ready-file", "--causal"):
         assert option in text
     assert "in seconds (default: 5.0)" in text
+
+
+def test_a_health_check_costs_no_pytorch(tmp_path: Path) -> None:
+    check = "import sys; from xlmstream_worker.__main__ import main; code = main(['--check-ready-file', 'x'])"
+    done = subprocess.run([sys.executable, "-c", f"{check}; sys.exit(code + ('torch' in sys.modules))"], cwd=tmp_path)
+    assert done.returncode == 1
 
 
 def test_an_unknown_flag(toy_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
