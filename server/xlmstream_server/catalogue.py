@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from xlmstream.status import listing
 from xlmstream.v1.common_pb2 import Task, TextInput
 from xlmstream.v1.models_pb2 import Model, ModelState
 
@@ -143,7 +144,7 @@ class Catalogue:
             names = {model.card.name for model in self._models.values()}
             if len(names) > 1:
                 found = Violations()
-                found.add("options.model", f"several models are served; name one: {errors.listing(self._models)}")
+                found.add("options.model", f"several models are served; name one: {listing(self._models)}")
                 found.raise_if_any()
             model = self.find(next(iter(names), ""))
         if task not in model.card.tasks:
