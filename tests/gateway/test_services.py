@@ -26,6 +26,7 @@ from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from xlmstream.v1 import models_pb2, server_pb2
 from xlmstream.v1.common_pb2 import Task
 from xlmstream.v1.models_pb2 import MODEL_STATE_READY, MODEL_STATE_UNAVAILABLE
+from xlmstream.version import __version__
 from xlmstream_server.broker import Registered
 from xlmstream_server.broker.v1.messages_pb2 import ServedModel, WorkerCard
 from xlmstream_server.catalogue import Catalogue
@@ -114,7 +115,7 @@ def test_a_request_without_a_model_means_the_one_with_workers() -> None:
 
 async def test_server_info(service: Service) -> None:
     info = await service.server.GetServerInfo(server_pb2.GetServerInfoRequest())
-    assert info.version
+    assert info.version == __version__
     assert info.gateway_id
     limits = info.limits
     assert (limits.max_inputs, limits.max_new_tokens, limits.default_deadline_s, limits.max_deadline_s) == (
