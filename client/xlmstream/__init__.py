@@ -60,8 +60,7 @@ from xlmstream.requests import Prompt
 from xlmstream.retry import RetryPolicy
 from xlmstream.sync import Client
 from xlmstream.v1.common_pb2 import TextInput, TokenIds
-
-__version__ = "0.1.0"
+from xlmstream.version import __version__
 
 __all__ = [
     "AsyncClient",

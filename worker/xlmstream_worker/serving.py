@@ -13,12 +13,13 @@ import logging
 import threading
 from collections.abc import Callable
 
+from xlmstream.version import __version__
 from xlmstream_server.broker import WorkerBroker
 from xlmstream_server.broker.v1.messages_pb2 import ServedModel, WorkerCard
 
 from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.models import LoadedModel
-from xlmstream_worker.observe import fields, package_version
+from xlmstream_worker.observe import fields
 from xlmstream_worker.preparing import Preparer
 from xlmstream_worker.publisher import Publisher
 from xlmstream_worker.rows import Outbox
@@ -73,4 +74,4 @@ class Serving:
             slots=self._slots,
             busy_slots=min(rows, self._slots),
         )
-        return WorkerCard(version=package_version(), models=[served])
+        return WorkerCard(version=__version__, models=[served])

@@ -421,7 +421,7 @@ class Started(google.protobuf.message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     execution_id: builtins.str
-    """The server's name for this request; also in the initial metadata "x-execution-id"."""
+    """The server's name for this request; also in the stream's initial metadata, "x-execution-id"."""
     resume_token: builtins.str
     """Give it to ResumeStream after a dropped connection. Keep it secret: it opens the stream."""
     prompt_tokens: builtins.int
