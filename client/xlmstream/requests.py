@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from xlmstream.errors import FieldViolation, InvalidInput
 from xlmstream.v1.common_pb2 import DisconnectPolicy, Priority, RequestOptions, TextInput, Truncation
-from xlmstream.v1.generation_pb2 import EarlyStopping, GenerationParameters
+from xlmstream.v1.generation_pb2 import GenerationParameters
 from xlmstream.v1.inference_pb2 import (
     CancelRequestRequest,
     DetokenizeRequest,
@@ -84,6 +84,8 @@ class GenerateKeywords(TextKeywords, total=False):
     early_stopping: Literal["heuristic", "when_full", "never"]
     top_logprobs: int
     echo: bool
+    decoding_mode: Literal["next_token", "mask_append"]
+    """Left out: the first of Model.decoding_modes."""
 
 
 def new_request_id() -> str:
@@ -184,11 +186,13 @@ def _parameters(keywords: GenerateKeywords) -> GenerationParameters:
         value = keywords.get(field.name)
         if field.name == "stop" and isinstance(value, str):
             value = [value]
-        if field.name == "early_stopping" and value is not None:
-            known = dict(EarlyStopping.items())
-            value = known.get(f"EARLY_STOPPING_{str(value).upper()}")
-            if value is None:
-                raise _invalid("parameters.early_stopping", "heuristic, when_full or never")
+        if field.enum_type is not None and value is not None:
+            values = field.enum_type.values
+            prefix = values[0].name.removesuffix("UNSPECIFIED")
+            names = {one.name.removeprefix(prefix).lower(): one.number for one in values[1:]}
+            if value not in names:
+                raise _invalid(f"parameters.{field.name}", f"{value!r} is none of {', '.join(names)}")
+            value = names[str(value)]
         _assign(parameters, field.name, value, path=f"parameters.{field.name}")
     return parameters
 

@@ -19,6 +19,7 @@ from xlmstream.testing import Failure, FakeServer
 from xlmstream.testing.stage import fake_model
 from xlmstream.v1 import generation_pb2 as pb
 from xlmstream.v1.inference_pb2 import CancelRequestRequest
+from xlmstream.v1.models_pb2 import DECODING_MODE_MASK_APPEND
 
 ANSWERS = {
     "Hello": "my dear friend , how are you ?",
@@ -126,7 +127,7 @@ def test_generate_as_json(xlmstream: Any, capsys: pytest.CaptureFixture[str]) ->
         "token_ids": [0],
         "finish_reason": "eos",
         "parameters": {"seed": 18446744073709551615, "stop": [".", "!"]},
-        "usage": {"prompt_tokens": 2, "completion_tokens": 1},
+        "usage": {"prompt_tokens": 2, "completion_tokens": 1, "cached_tokens": 0},
         "timing": {
             "queue_us": 10,
             "tokenize_us": 20,
@@ -148,7 +149,9 @@ def test_every_keyword_of_the_calls_is_a_flag() -> None:
         assert not [name for name in known.__annotations__ if name not in flags], command
 
 
-def test_flags_arrive_and_are_unset_otherwise(xlmstream: Any, server: FakeServer) -> None:
+def test_flags_arrive_and_are_unset_otherwise(
+    xlmstream: Any, server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert xlmstream("generate Hello") == 0
     assert server.requests[-1].parameters == pb.GenerationParameters()  # type: ignore[attr-defined]
     line = "generate Hello --max-new-tokens 5 --min-new-tokens 0 --temperature 0 --top-k 3 --top-p 0.5 --ignore-eos"
@@ -160,6 +163,20 @@ def test_flags_arrive_and_are_unset_otherwise(xlmstream: Any, server: FakeServer
     assert request.parameters.HasField("min_new_tokens")
     assert (request.options.model, request.options.request_id, request.input.language) == ("fake", "k", "fr")
     assert (request.options.truncation, request.options.priority) == (2, 3)
+    line = "generate Hello --json --num-beams 4 --num-return-sequences 2 --early-stopping never"
+    line += " --bad-word a --bad-word b --logit-bias 7=-1.5 --logit-bias 9=2 --stop-token-id 3"
+    assert xlmstream(line + " --decoding-mode mask_append") == 0
+    assert server.requests[-1].parameters == pb.GenerationParameters(  # type: ignore[attr-defined]
+        num_beams=4,
+        num_return_sequences=2,
+        early_stopping=pb.EARLY_STOPPING_NEVER,
+        bad_words=["a", "b"],
+        logit_bias={7: -1.5, 9: 2},
+        decoding_mode=DECODING_MODE_MASK_APPEND,
+        stop_token_ids=[3],
+    )
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["parameters"]["logit_bias"] == {"7": -1.5, "9": 2.0}
 
 
 def test_tokenize(xlmstream: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from xlmstream import InvalidInput, TextInput, TokenIds
 from xlmstream import requests as build
 from xlmstream.v1.common_pb2 import DisconnectPolicy, Priority, Truncation
 from xlmstream.v1.generation_pb2 import EARLY_STOPPING_NEVER, GenerationParameters
+from xlmstream.v1.models_pb2 import DECODING_MODE_MASK_APPEND
 
 
 def test_every_generation_parameter_has_its_keyword() -> None:
@@ -140,12 +141,20 @@ def test_a_cancel_names_one_request_in_one_way(names: tuple[str | None, str | No
 def test_lists_maps_and_choices_of_generation() -> None:
     request = build.generate_request(
         ["a"],
-        {"logit_bias": {5: 1.5}, "bad_words": ["x"], "stop_token_ids": [7], "early_stopping": "never", "num_beams": 2},
+        {
+            "logit_bias": {5: 1.5},
+            "bad_words": ["x"],
+            "stop_token_ids": [7],
+            "early_stopping": "never",
+            "num_beams": 2,
+            "decoding_mode": "mask_append",
+        },
     )
     parameters = request.parameters
     assert dict(parameters.logit_bias) == {5: 1.5}
     assert list(parameters.bad_words) == ["x"]
     assert list(parameters.stop_token_ids) == [7]
     assert parameters.early_stopping == EARLY_STOPPING_NEVER
+    assert parameters.decoding_mode == DECODING_MODE_MASK_APPEND
     with pytest.raises(InvalidInput, match="early_stopping"):
         build.generate_request(["a"], typing.cast(build.GenerateKeywords, {"early_stopping": "soon"}))

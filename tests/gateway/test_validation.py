@@ -15,6 +15,7 @@ from google.rpc.error_details_pb2 import BadRequest, PreconditionFailure, Resour
 from google.rpc.status_pb2 import Status
 from xlmstream.v1 import inference_pb2 as pb
 from xlmstream.v1.common_pb2 import TRUNCATION_KEEP_END, Task
+from xlmstream.v1.models_pb2 import DecodingMode
 from xlmstream_server import errors
 
 Change = Callable[[pb.GenerateStreamRequest], object]
@@ -82,6 +83,12 @@ def described(status: Status) -> str:
         (lambda r: r.parameters.stop_token_ids.append(10**6), "parameters.stop_token_ids", "ids must be below"),
         (lambda r: r.parameters.logit_bias.update({5: 101}), "parameters.logit_bias[5]", "out of range"),
         (lambda r: setattr(r.parameters, "num_return_sequences", 0), "parameters.num_return_sequences", "at least 1"),
+        (
+            lambda r: setattr(r.parameters, "decoding_mode", DecodingMode.DECODING_MODE_MASK_APPEND),
+            "parameters.decoding_mode",
+            "DECODING_MODE_MASK_APPEND is not supported by this model; supported: DECODING_MODE_NEXT_TOKEN",
+        ),
+        (lambda r: setattr(r.parameters, "decoding_mode", 77), "parameters.decoding_mode", "77 is not supported"),
         (lambda r: setattr(r.parameters, "num_beams", 0), "parameters.num_beams", "at least 1"),
         (lambda r: setattr(r.parameters, "top_logprobs", 21), "parameters.top_logprobs", "out of range"),
         (lambda r: setattr(r.parameters, "length_penalty", 11), "parameters.length_penalty", "out of range"),

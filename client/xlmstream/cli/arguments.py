@@ -116,6 +116,42 @@ def _generation_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, metavar="N", help="same seed, same text (default: random)")
     group.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be repeated")
     group.add_argument("--ignore-eos", action="store_true", default=None, help="go on after the end of sequence")
+    group.add_argument("--num-return-sequences", type=int, metavar="N", help="texts for each prompt (default: 1)")
+    group.add_argument("--echo", action="store_true", default=None, help="begin with the prompt")
+    group.add_argument("--top-logprobs", type=int, metavar="N", help="with --json, the likeliest ids of each token")
+    modes = ["next_token", "mask_append"]
+    group.add_argument("--decoding-mode", choices=modes, help="where the next token is read (default: the model's)")
+    _choice_flags(parser.add_argument_group("choice of tokens"))
+    beams = parser.add_argument_group("beam search")
+    beams.add_argument("--num-beams", type=int, metavar="N", help="search with N beams, at temperature 0")
+    beams.add_argument("--length-penalty", type=float, metavar="P", help="log-probability / length ^ P (default: 1)")
+    beams.add_argument(
+        "--early-stopping", choices=["heuristic", "when_full", "never"], help="when to end (default: heuristic)"
+    )
+
+
+def _choice_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--min-p", type=float, metavar="P", help="sample among those P times as likely as the likeliest")
+    group.add_argument("--typical-p", type=float, metavar="P", help="sample among the most typical that add up to P")
+    group.add_argument("--repetition-penalty", type=float, metavar="R", help="divides the scores of ids seen")
+    group.add_argument("--presence-penalty", type=float, metavar="R", help="taken from the scores of ids generated")
+    group.add_argument("--frequency-penalty", type=float, metavar="R", help="the same for each time they were")
+    group.add_argument("--no-repeat-ngram-size", type=int, metavar="N", help="no N ids in a row occur twice")
+    group.add_argument(
+        "--bad-word", dest="bad_words", action="append", metavar="WORD", help="never completed; may be repeated"
+    )
+    group.add_argument(
+        "--logit-bias", type=_bias, action="append", metavar="ID=B", help="added to the score; may be repeated"
+    )
+    group.add_argument(
+        "--stop-token-id", dest="stop_token_ids", type=int, action="append", metavar="ID", help="may be repeated"
+    )
+
+
+def _bias(argument: str) -> tuple[int, float]:
+    """Of "ID=BIAS"; argparse tells a ValueError as a wrong value."""
+    token, _, bias = argument.partition("=")
+    return int(token), float(bias)
 
 
 def _text_flags(parser: argparse.ArgumentParser) -> None:

@@ -39,7 +39,7 @@ def generate(arguments: argparse.Namespace) -> int:
     keywords = cast(GenerateKeywords, _given(arguments, GenerateKeywords.__annotations__))
     with _client(arguments) as client:
         first = list(itertools.islice(prompts, 2))
-        if len(first) == 1 and not arguments.json:
+        if len(first) == 1 and not arguments.json and arguments.num_return_sequences in (None, 1):
             return _stream(client, first[0], keywords)
         worst = 0
         for batch in _batches(itertools.chain(first, prompts), client.server_info().limits.max_inputs):
@@ -56,7 +56,8 @@ def generate(arguments: argparse.Namespace) -> int:
                 elif arguments.json:
                     _print_json({"prompt": prompt, **_generation_json(outcome)})
                 else:
-                    print(f"{_dim(prompt)} {outcome.text}" if sys.stdout.isatty() else outcome.text)
+                    for candidate in outcome.candidates:
+                        print(f"{_dim(prompt)} {candidate.text}" if sys.stdout.isatty() else candidate.text)
         return worst
 
 
@@ -158,7 +159,8 @@ def _client(arguments: argparse.Namespace, retry: RetryPolicy = _RETRY) -> Clien
 
 def _given(arguments: argparse.Namespace, known: Iterable[str]) -> dict[str, Any]:
     """The keywords that were set on the command line."""
-    return {name: getattr(arguments, name) for name in known if getattr(arguments, name) is not None}
+    given = {name: getattr(arguments, name) for name in known if getattr(arguments, name) is not None}
+    return given | {"logit_bias": dict(given["logit_bias"])} if "logit_bias" in given else given
 
 
 def _texts(given: Sequence[str]) -> Iterator[str]:
@@ -179,10 +181,14 @@ def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
 
 
 def _generation_json(generation: Generation) -> dict[str, object]:
+    first, *others = generation.candidates
+    logprobs = {"logprobs": [dataclasses.asdict(one) for one in first.logprobs]} if first.logprobs else {}
     return {
         "text": generation.text,
         "token_ids": generation.token_ids,
         "finish_reason": generation.finish_reason,
+        **logprobs,
+        **({"others": [dataclasses.asdict(one) for one in others]} if others else {}),
         "parameters": {field.name: _plain(value) for field, value in generation.parameters.ListFields()},
         "usage": dataclasses.asdict(generation.usage),
         "timing": dataclasses.asdict(generation.timing),
@@ -191,6 +197,8 @@ def _generation_json(generation: Generation) -> dict[str, object]:
 
 def _plain(value: object) -> object:
     """A field of a message as JSON has it; a 64-bit seed stays a number, unlike in protobuf's own JSON."""
+    if isinstance(value, Mapping):
+        return dict(value)
     return list(value) if isinstance(value, MutableSequence) else value
 
 

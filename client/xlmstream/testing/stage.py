@@ -33,7 +33,10 @@ def fake_model(name: str = "fake", version: str = "1") -> models.Model:
         vocabulary_size=8000,
         dtype="float32",
         causal=True,
-        decoding_modes=[models.DecodingMode.DECODING_MODE_NEXT_TOKEN],
+        decoding_modes=[
+            models.DecodingMode.DECODING_MODE_NEXT_TOKEN,
+            models.DecodingMode.DECODING_MODE_MASK_APPEND,
+        ],
         input_format=models.InputFormat.INPUT_FORMAT_ORIGINAL,
         state=models.ModelState.MODEL_STATE_READY,
         workers=1,

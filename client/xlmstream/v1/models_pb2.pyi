@@ -50,14 +50,28 @@ class _DecodingModeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     DECODING_MODE_UNSPECIFIED: _DecodingMode.ValueType  # 0
     DECODING_MODE_NEXT_TOKEN: _DecodingMode.ValueType  # 1
-    """The next token is read at the last token of the text, with a cache: causal models as they were trained."""
+    """The next token is read at the last token of the text, with a cache: causal models as they were trained. A prompt is
+    the first special token of the model's InputFormat, then the text.
+    """
+    DECODING_MODE_MASK_APPEND: _DecodingMode.ValueType  # 2
+    """A mask token is appended and the next token is read at it: the ids that `generate` of Hugging Face transformers
+    gives. A prompt is <s> X </s> in every InputFormat. Masked models have only this mode, and compute the whole text
+    anew for each token; their mask is the tokenizer's, unless mask_token_id of their configuration is above 0.
+    """
 
 class DecodingMode(_DecodingMode, metaclass=_DecodingModeEnumTypeWrapper):
     """How a model continues a text."""
 
 DECODING_MODE_UNSPECIFIED: DecodingMode.ValueType  # 0
 DECODING_MODE_NEXT_TOKEN: DecodingMode.ValueType  # 1
-"""The next token is read at the last token of the text, with a cache: causal models as they were trained."""
+"""The next token is read at the last token of the text, with a cache: causal models as they were trained. A prompt is
+the first special token of the model's InputFormat, then the text.
+"""
+DECODING_MODE_MASK_APPEND: DecodingMode.ValueType  # 2
+"""A mask token is appended and the next token is read at it: the ids that `generate` of Hugging Face transformers
+gives. A prompt is <s> X </s> in every InputFormat. Masked models have only this mode, and compute the whole text
+anew for each token; their mask is the tokenizer's, unless mask_token_id of their configuration is above 0.
+"""
 global___DecodingMode = DecodingMode
 
 class _ModelState:
@@ -125,7 +139,9 @@ class Model(google.protobuf.message.Message):
         """Language codes the model has embeddings or rules for. Empty: a model of one language."""
 
     @property
-    def decoding_modes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___DecodingMode.ValueType]: ...
+    def decoding_modes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___DecodingMode.ValueType]:
+        """How it can generate, its default first; empty where it lacks the task."""
+
     def __init__(
         self,
         *,

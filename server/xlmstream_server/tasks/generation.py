@@ -8,6 +8,7 @@ from google.rpc.status_pb2 import Status
 from xlmstream.v1.common_pb2 import RequestOptions, Task, TextInput
 from xlmstream.v1.generation_pb2 import Candidate, GenerateOutput, GenerateResult, GenerationParameters
 from xlmstream.v1.inference_pb2 import GenerateRequest, GenerateResponse, GenerateStreamRequest
+from xlmstream.v1.models_pb2 import DecodingMode
 
 from xlmstream_server.broker.v1.messages_pb2 import Event
 from xlmstream_server.catalogue import ServedModel
@@ -87,6 +88,7 @@ def check_parameters(found: Violations, given: GenerationParameters, model: Serv
     if given.HasField("top_p"):
         right = 0 < given.top_p <= 1
         found.check(right, "parameters.top_p", f"{given.top_p:g} is out of range: above 0, at most 1")
+    _check_mode(found, given, model)
     _check_penalties(found, given)
     _check_candidates(found, given, model)
     found.check(
@@ -97,6 +99,15 @@ def check_parameters(found: Violations, given: GenerationParameters, model: Serv
     for position, stop in enumerate(given.stop[:MAX_STOP_STRINGS]):
         right = 1 <= len(stop) <= MAX_STOP_CHARS
         found.check(right, f"parameters.stop[{position}]", f"{len(stop)} characters; 1 to {MAX_STOP_CHARS} are taken")
+
+
+def _check_mode(found: Violations, given: GenerationParameters, model: ServedModel) -> None:
+    modes = [DecodingMode.DECODING_MODE_UNSPECIFIED, *model.card.decoding_modes]
+    if given.decoding_mode not in modes:
+        names = {number: name for name, number in DecodingMode.items()}
+        wanted = names.get(given.decoding_mode, str(given.decoding_mode))
+        supported = ", ".join(names.get(mode, str(mode)) for mode in modes[1:])
+        found.add("parameters.decoding_mode", f"{wanted} is not supported by this model; supported: {supported}")
 
 
 def _check_penalties(found: Violations, given: GenerationParameters) -> None:
