@@ -83,12 +83,17 @@ def edit(directory: Path, name: str, **changes: object) -> None:
     (directory / name).write_text(json.dumps(content | changes))
 
 
+def unmask(directory: Path) -> None:
+    edit(directory, "config.json", causal=False)
+    edit(directory, "tokenizer_config.json", mask_token="<gap>")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda d: (d / "config.json").unlink(), "config.json"),
         (lambda d: (d / "config.json").write_text("{"), "config.json"),
-        (lambda d: edit(d, "config.json", causal=False), "only causal models can generate"),
+        (lambda d: unmask(d), "a masked model needs a mask token"),
         (lambda d: edit(d, "config.json", emb_dim=33), "emb_dim"),
         (lambda d: edit(d, "config.json", vocab_size=100), "beyond the 100 of config.json"),
         (lambda d: edit(d, "vocab.json", **{"\ud800": 122}), "no valid Unicode"),

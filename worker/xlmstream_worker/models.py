@@ -14,7 +14,6 @@ from pathlib import Path
 
 from xlmstream.v1.common_pb2 import TASK_DETOKENIZE, TASK_GENERATE, TASK_TOKENIZE
 from xlmstream.v1.models_pb2 import (
-    DECODING_MODE_NEXT_TOKEN,
     INPUT_FORMAT_HUGGINGFACE,
     INPUT_FORMAT_ORIGINAL,
     InputFormat,
@@ -22,6 +21,7 @@ from xlmstream.v1.models_pb2 import (
 )
 
 from xlmstream_worker.config import ConfigError, DeviceConfig, ModelConfig
+from xlmstream_worker.decoding_modes import decoding_modes
 from xlmstream_worker.detokenize import PieceTexts
 from xlmstream_worker.options import with_defaults_of_directory
 from xlmstream_worker.xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel
@@ -96,13 +96,14 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
     model = with_defaults_of_directory(model)
     overrides = {} if model.causal is None else {"causal": model.causal}
     config = XLMConfig.from_pretrained(model.path, **overrides)
-    if not config.causal:
-        raise ConfigError(
-            f"model {model.name}: only causal models can generate, and its config.json says it is not one "
-            "(the published xlm-clm checkpoints say so by mistake: serve them with --causal true)"
-        )
     tokenizer = XLMTokenizer.from_pretrained(model.path)
     _check_vocabulary(model.name, tokenizer, config)
+    modes = decoding_modes(config, tokenizer)
+    if not modes:
+        raise ConfigError(
+            f"model {model.name}: a masked model needs a mask token to generate, and its tokenizer has none in the "
+            f"{config.vocab_size} ids of config.json"
+        )
     languages = _languages(config)
     default_language = _default_language(model, config, languages)
     card = Model(
@@ -115,7 +116,7 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
         vocabulary_size=config.vocab_size,
         dtype=model.dtype or device.dtype,
         causal=config.causal,
-        decoding_modes=[DECODING_MODE_NEXT_TOKEN],
+        decoding_modes=modes,
         input_format=_FORMATS[model.input_format or "huggingface"],
         default_language=default_language,
     )

@@ -30,11 +30,12 @@ from xlmstream.v1.generation_pb2 import (
 from xlmstream.v1.inference_pb2 import GenerateStreamRequest
 from xlmstream_server.broker.v1.messages_pb2 import Event
 
+from xlmstream_worker.decoding_modes import ENGINE_MODES, mask_to_append
 from xlmstream_worker.detokenize import Detokenizer
 from xlmstream_worker.models import LoadedModel
 from xlmstream_worker.rows import Row
 from xlmstream_worker.sequences import EndReason, FailureKind, SequenceRequest, TokenOutput
-from xlmstream_worker.tasks.inputs import language_of, prompt_ids
+from xlmstream_worker.tasks.inputs import language_of, prompt_frame, prompt_ids
 from xlmstream_worker.tasks.parameters import beam_search_of, effective_parameters, sampling_of
 from xlmstream_worker.tasks.timing import timing
 
@@ -82,10 +83,17 @@ class Generation:
         self._row = row
         self._model = model
         self._worker_id = worker_id
-        self._parameters = effective_parameters(request.parameters, taken.envelope.seed)
+        self._parameters = effective_parameters(request.parameters, taken.envelope.seed, model.card.decoding_modes[0])
         self._language = language_of(model, request.input, "input")
+        self._mode = ENGINE_MODES[self._parameters.decoding_mode]
         self._prompt = prompt_ids(
-            model, request.input, self._language, request.options.truncation, self._parameters.max_new_tokens, "input"
+            model,
+            request.input,
+            self._language,
+            request.options.truncation,
+            self._parameters.max_new_tokens,
+            "input",
+            frame=prompt_frame(model, self._mode),
         )
         self._candidates = [
             _Candidate(Detokenizer(model.pieces, list(self._parameters.stop), self._parameters.min_new_tokens))
@@ -125,6 +133,8 @@ class Generation:
             key=self._row.key,
             prompt_ids=tuple(self._prompt),
             language_id=self._model.language_id(self._language),
+            mode=self._mode,
+            mask_id=mask_to_append(self._model.config, self._model.tokenizer),
             max_new_tokens=parameters.max_new_tokens,
             min_new_tokens=parameters.min_new_tokens,
             eos_id=None if parameters.ignore_eos else self._model.end_id,

@@ -7,6 +7,7 @@ from google.rpc.status_pb2 import Status
 from xlmstream.v1.common_pb2 import TRUNCATION_KEEP_END, TRUNCATION_UNSPECIFIED, TextInput, Truncation
 
 from xlmstream_worker.models import LoadedModel
+from xlmstream_worker.sequences import DecodingMode
 
 # A text with more characters than this for each position of the model is not tokenised whole unless it must be.
 LONG_TEXT_CHARS_A_TOKEN = 64
@@ -73,6 +74,17 @@ def check_range(model: LoadedModel, ids: list[int], field: str) -> None:
         raise Refused(statuses.invalid_input(wrong))
 
 
+def prompt_frame(model: LoadedModel, mode: DecodingMode) -> tuple[list[int], list[int]]:
+    """The special tokens before and after the text of a prompt.
+
+    MASK_APPEND begins with what the tokenizer makes of a text, as who calls `generate` of transformers does.
+    """
+    if mode is DecodingMode.NEXT_TOKEN:
+        return [model.begin_id], []
+    begin, end = model.tokenizer.build_inputs_with_special_tokens([])
+    return [begin], [end]
+
+
 def prompt_ids(
     model: LoadedModel,
     given: TextInput,
@@ -80,28 +92,32 @@ def prompt_ids(
     truncation: Truncation.ValueType,
     max_new_tokens: int,
     field: str,
+    frame: tuple[list[int], list[int]],
 ) -> list[int]:
-    """The prompt of a generation: BOS and the text's ids, or the ids sent.
+    """The prompt of a generation: the text's ids within their frame, or the ids sent.
 
     One position must be left for the first new token. With truncation on, the prompt is cut so that all
     `max_new_tokens` fit, yet never to less than half of the model's positions.
     """
     positions = model.card.max_input_tokens
     whole = True
+    before, after = frame
     if given.WhichOneof("source") == "token_ids":
-        prefix, ids, field = [], checked_ids(model, given, field), f"{field}.token_ids.ids"
+        before, ids, after = [], checked_ids(model, given, field), []
+        field = f"{field}.token_ids.ids"
     else:
         text, whole = _relevant_part(given, positions * LONG_TEXT_CHARS_A_TOKEN, truncation)
-        prefix, ids = [model.begin_id], text_ids(model, text, language, field)
+        ids = text_ids(model, text, language, field)
         if not whole and len(ids) < 2 * positions:
             ids, whole = text_ids(model, given, language, field), True
         field = f"{field}.text"
+    special = len(before) + len(after)
     if truncation == TRUNCATION_UNSPECIFIED:
-        if len(prefix) + len(ids) >= positions:
-            raise Refused(statuses.input_too_long(field, len(prefix) + len(ids), positions - 1, at_least=not whole))
-        return prefix + ids
-    room = max(positions - max_new_tokens, positions // 2, len(prefix) + 1) - len(prefix)
-    return prefix + (ids[-room:] if truncation == TRUNCATION_KEEP_END else ids[:room])
+        if special + len(ids) >= positions:
+            raise Refused(statuses.input_too_long(field, special + len(ids), positions - 1, at_least=not whole))
+        return before + ids + after
+    room = max(positions - max_new_tokens, positions // 2, special + 1) - special
+    return before + (ids[-room:] if truncation == TRUNCATION_KEEP_END else ids[:room]) + after
 
 
 def _relevant_part(given: TextInput, chars: int, truncation: Truncation.ValueType) -> tuple[TextInput, bool]:

@@ -12,6 +12,7 @@ from xlmstream.v1.generation_pb2 import (
     GenerationParameters,
 )
 from xlmstream.v1.generation_pb2 import EarlyStopping as WireEarlyStopping
+from xlmstream.v1.models_pb2 import DecodingMode as WireDecodingMode
 
 from xlmstream_worker.models import LoadedModel
 from xlmstream_worker.sequences import BeamParameters, EarlyStopping, SamplingParameters
@@ -26,7 +27,9 @@ _EARLY_STOPPING: Mapping[WireEarlyStopping.ValueType, EarlyStopping] = {
 }
 
 
-def effective_parameters(asked: GenerationParameters, seed: int) -> GenerationParameters:
+def effective_parameters(
+    asked: GenerationParameters, seed: int, default_mode: WireDecodingMode.ValueType
+) -> GenerationParameters:
     """The parameters with every default filled in; what stays unset has no limit."""
     effective = GenerationParameters(
         max_new_tokens=DEFAULT_MAX_NEW_TOKENS,
@@ -48,6 +51,7 @@ def effective_parameters(asked: GenerationParameters, seed: int) -> GenerationPa
         effective.length_penalty = 1.0
         effective.early_stopping = EARLY_STOPPING_HEURISTIC
     effective.MergeFrom(asked)
+    effective.decoding_mode = asked.decoding_mode or default_mode
     return effective
 
 
