@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from xlmstream.v1 import inference_pb2 as pb
-from xlmstream.v1.common_pb2 import FINISH_REASON_LENGTH, Task, Timing, Usage
+from xlmstream.v1.common_pb2 import FINISH_REASON_LENGTH, Task, Timing, Token, Usage
 from xlmstream.v1.generation_pb2 import CandidateFinished, GenerationParameters, Started, StreamFinished, TokenDelta
 from xlmstream.v1.models_pb2 import DECODING_MODE_NEXT_TOKEN, INPUT_FORMAT_HUGGINGFACE, Model
 from xlmstream_server import errors
@@ -273,7 +273,7 @@ def tokenize(request: pb.TokenizeRequest) -> pb.TokenizeResponse:
         for word in given.text.split():
             start = given.text.index(word, place)
             place = start + len(word)
-            tokens.append(pb.Token(id=len(word), piece=word + "</w>", start=start, end=place))
+            tokens.append(Token(id=len(word), piece=word + "</w>", start=start, end=place))
         outputs.append(pb.TokenizeOutput(result=pb.TokenizeResult(tokens=tokens)))
     return pb.TokenizeResponse(outputs=outputs, timing=Timing(total_us=5, worker_id="w1", batch_size=1))
 

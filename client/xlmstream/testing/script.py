@@ -26,7 +26,7 @@ from xlmstream.v1.generation_pb2 import (
     StreamFinished,
     TokenDelta,
 )
-from xlmstream.v1.inference_pb2 import Token
+from xlmstream.v1.common_pb2 import Token
 
 
 @dataclass(frozen=True)

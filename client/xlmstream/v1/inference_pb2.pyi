@@ -215,44 +215,16 @@ class TokenizeRequest(google.protobuf.message.Message):
 global___TokenizeRequest = TokenizeRequest
 
 @typing.final
-class Token(google.protobuf.message.Message):
-    """One token of a text."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    ID_FIELD_NUMBER: builtins.int
-    PIECE_FIELD_NUMBER: builtins.int
-    START_FIELD_NUMBER: builtins.int
-    END_FIELD_NUMBER: builtins.int
-    id: builtins.int
-    piece: builtins.str
-    """The vocabulary entry; a word's last piece ends in "</w>"."""
-    start: builtins.int
-    """Where the token comes from in the text as given: code points [start, end). Both 0 for added special tokens."""
-    end: builtins.int
-    def __init__(
-        self,
-        *,
-        id: builtins.int = ...,
-        piece: builtins.str = ...,
-        start: builtins.int = ...,
-        end: builtins.int = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["end", b"end", "id", b"id", "piece", b"piece", "start", b"start"]) -> None: ...
-
-global___Token = Token
-
-@typing.final
 class TokenizeResult(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     TOKENS_FIELD_NUMBER: builtins.int
     @property
-    def tokens(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Token]: ...
+    def tokens(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[xlmstream.v1.common_pb2.Token]: ...
     def __init__(
         self,
         *,
-        tokens: collections.abc.Iterable[global___Token] | None = ...,
+        tokens: collections.abc.Iterable[xlmstream.v1.common_pb2.Token] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["tokens", b"tokens"]) -> None: ...
 

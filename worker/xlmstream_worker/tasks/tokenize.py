@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 
-from xlmstream.v1.common_pb2 import TextInput
+from xlmstream.v1.common_pb2 import TextInput, Token
 from xlmstream.v1.inference_pb2 import (
     DetokenizeOutput,
     DetokenizeRequest,
     DetokenizeResponse,
     DetokenizeResult,
-    Token,
     TokenizeOutput,
     TokenizeRequest,
     TokenizeResponse,
