@@ -96,6 +96,11 @@ class InferenceServiceStub(object):
                 request_serializer=xlmstream_dot_v1_dot_scoring__pb2.ScoreRequest.SerializeToString,
                 response_deserializer=xlmstream_dot_v1_dot_scoring__pb2.ScoreResponse.FromString,
                 _registered_method=True)
+        self.InferStream = channel.stream_stream(
+                '/xlmstream.v1.InferenceService/InferStream',
+                request_serializer=xlmstream_dot_v1_dot_inference__pb2.InferStreamRequest.SerializeToString,
+                response_deserializer=xlmstream_dot_v1_dot_inference__pb2.InferStreamResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/xlmstream.v1.InferenceService/Tokenize',
                 request_serializer=xlmstream_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
@@ -190,6 +195,14 @@ class InferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InferStream(self, request_iterator, context):
+        """Any number of items of any tasks over one call: the way to send many requests at a fraction of the cost of a call
+        each. Ending the requests (half-close) means: finish what was sent. Leaving the call cancels what is unfinished.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Tokenize(self, request, context):
         """Turns texts into token ids, with the place of each token in the text.
         """
@@ -261,6 +274,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Score,
                     request_deserializer=xlmstream_dot_v1_dot_scoring__pb2.ScoreRequest.FromString,
                     response_serializer=xlmstream_dot_v1_dot_scoring__pb2.ScoreResponse.SerializeToString,
+            ),
+            'InferStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.InferStream,
+                    request_deserializer=xlmstream_dot_v1_dot_inference__pb2.InferStreamRequest.FromString,
+                    response_serializer=xlmstream_dot_v1_dot_inference__pb2.InferStreamResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -572,6 +590,33 @@ class InferenceService(object):
             '/xlmstream.v1.InferenceService/Score',
             xlmstream_dot_v1_dot_scoring__pb2.ScoreRequest.SerializeToString,
             xlmstream_dot_v1_dot_scoring__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InferStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/xlmstream.v1.InferenceService/InferStream',
+            xlmstream_dot_v1_dot_inference__pb2.InferStreamRequest.SerializeToString,
+            xlmstream_dot_v1_dot_inference__pb2.InferStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

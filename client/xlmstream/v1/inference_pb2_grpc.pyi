@@ -94,6 +94,14 @@ class InferenceServiceStub:
     ]
     """Tells how probable texts are, token by token."""
 
+    InferStream: grpc.StreamStreamMultiCallable[
+        xlmstream.v1.inference_pb2.InferStreamRequest,
+        xlmstream.v1.inference_pb2.InferStreamResponse,
+    ]
+    """Any number of items of any tasks over one call: the way to send many requests at a fraction of the cost of a call
+    each. Ending the requests (half-close) means: finish what was sent. Leaving the call cancels what is unfinished.
+    """
+
     Tokenize: grpc.UnaryUnaryMultiCallable[
         xlmstream.v1.inference_pb2.TokenizeRequest,
         xlmstream.v1.inference_pb2.TokenizeResponse,
@@ -176,6 +184,14 @@ class InferenceServiceAsyncStub:
         xlmstream.v1.scoring_pb2.ScoreResponse,
     ]
     """Tells how probable texts are, token by token."""
+
+    InferStream: grpc.aio.StreamStreamMultiCallable[
+        xlmstream.v1.inference_pb2.InferStreamRequest,
+        xlmstream.v1.inference_pb2.InferStreamResponse,
+    ]
+    """Any number of items of any tasks over one call: the way to send many requests at a fraction of the cost of a call
+    each. Ending the requests (half-close) means: finish what was sent. Leaving the call cancels what is unfinished.
+    """
 
     Tokenize: grpc.aio.UnaryUnaryMultiCallable[
         xlmstream.v1.inference_pb2.TokenizeRequest,
@@ -281,6 +297,16 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[xlmstream.v1.scoring_pb2.ScoreResponse, collections.abc.Awaitable[xlmstream.v1.scoring_pb2.ScoreResponse]]:
         """Tells how probable texts are, token by token."""
+
+    @abc.abstractmethod
+    def InferStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[xlmstream.v1.inference_pb2.InferStreamRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[xlmstream.v1.inference_pb2.InferStreamResponse], collections.abc.AsyncIterator[xlmstream.v1.inference_pb2.InferStreamResponse]]:
+        """Any number of items of any tasks over one call: the way to send many requests at a fraction of the cost of a call
+        each. Ending the requests (half-close) means: finish what was sent. Leaving the call cancels what is unfinished.
+        """
 
     @abc.abstractmethod
     def Tokenize(
