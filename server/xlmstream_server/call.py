@@ -61,6 +61,10 @@ class Call:
             self.time_left_s = min(remaining - margin_s, float(limits.max_deadline_s))
         self.answer_at = asyncio.get_running_loop().time() + self.time_left_s
 
+    def lasts(self, seconds: float) -> bool:
+        """Whether there is more time than that before the call must be answered."""
+        return asyncio.get_running_loop().time() + seconds < self.answer_at
+
     async def accept(self, execution_id: str) -> None:
         """Tell the caller the execution's name: from here on the request is accepted."""
         self.name(execution_id)

@@ -43,6 +43,7 @@ class Limits:
     max_message_bytes: int = setting(4 << 20, "largest request message, in bytes", least=1024, most=1 << 30)
     max_new_tokens: int = setting(2048, "largest GenerationParameters.max_new_tokens", least=1)
     max_unary_calls: int = setting(256, "unary inference calls outstanding at once; more are refused", least=1)
+    max_stream_items: int = setting(1024, "items of one InferStream unfinished at once; more are refused", least=1)
     default_deadline_s: int = setting(600, "deadline of a call that has none", least=1)
     max_deadline_s: int = setting(3600, "longest deadline; a later one is cut to it", least=1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 import re
 import secrets
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from xlmstream_server.listener import Listener
 from xlmstream_server.observe.metrics import Metrics
 from xlmstream_server.relay import Relay
 from xlmstream_server.tasks.base import Piece
+
+LOG = logging.getLogger(__name__)
 
 EXECUTION_ID = re.compile(r"[0-9A-Za-z]{8,64}")
 RESUME_TOKEN = re.compile(r"([0-9A-Za-z]{8,64})\.([0-9A-Za-z_-]{16,64})")
@@ -118,6 +121,13 @@ class Executions:
             raise errors.request_not_found()
         await self._known(tenant, execution_id)
         return await self._cancel(execution_id)
+
+    async def withdraw(self, tenant: str, execution_id: str) -> None:
+        """As `cancel`, for one that nobody waits for: where it cannot be told now, it ends by itself."""
+        try:
+            await self.cancel(tenant, execution_id)
+        except errors.ServiceError as cause:
+            LOG.debug("a withdrawal failed: %s", cause)
 
     async def cancel_request(self, tenant: str, request_id: str) -> bool:
         """The same for every part of the call that carried `request_id`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
@@ -22,7 +22,15 @@ from xlmstream_server.errors import ServiceError
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
-Output = TypeVar("Output", bound=Message)
+
+
+class Outcome(Protocol):
+    """The outcome for one input, as every response carries it: `oneof outcome {result, error}`."""
+
+    def WhichOneof(self, oneof_group: Literal["outcome"]) -> str | None: ...  # noqa: N802  # protobuf's name
+
+
+Output = TypeVar("Output", bound=Outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +49,15 @@ class Piece:
 
 
 class UnaryTask(ABC, Generic[Request, Output, Response]):
-    """One unary rpc."""
+    """One unary rpc.
 
-    kind: Task.ValueType
+    Attributes:
+        kind: the task that a model must have.
+        request_type: the request's message; it has `options`, `inputs` and fields that hold for all inputs.
+    """
+
+    kind: ClassVar[Task.ValueType]
+    request_type: ClassVar[type[Message]]
 
     @abstractmethod
     def options(self, request: Request) -> RequestOptions: ...
@@ -63,6 +77,10 @@ class UnaryTask(ABC, Generic[Request, Output, Response]):
     @abstractmethod
     def failed(self, status: Status) -> Output:
         """The output of an input that failed."""
+
+    @abstractmethod
+    def error(self, output: Output) -> Status:
+        """What an input failed with: the inverse of `failed`."""
 
     @abstractmethod
     def response(self, outputs: Sequence[Output], ends: Sequence[Event]) -> Response:

@@ -24,6 +24,7 @@ MAX_STOP_CHARS = 256
 
 class GenerateTask(UnaryTask[GenerateRequest, GenerateOutput, GenerateResponse]):
     kind = Task.TASK_GENERATE
+    request_type = GenerateRequest
 
     def options(self, request: GenerateRequest) -> RequestOptions:
         return request.options
@@ -53,6 +54,9 @@ class GenerateTask(UnaryTask[GenerateRequest, GenerateOutput, GenerateResponse])
 
     def failed(self, status: Status) -> GenerateOutput:
         return GenerateOutput(error=status)
+
+    def error(self, output: GenerateOutput) -> Status:
+        return output.error
 
     def response(self, outputs: Sequence[GenerateOutput], ends: Sequence[Event]) -> GenerateResponse:
         return GenerateResponse(outputs=outputs)
