@@ -66,7 +66,9 @@ class InferenceService(InferenceServiceServicer):
     def FillMask(self, request: FillMaskRequest, context: Context) -> Awaitable[FillMaskResponse]:
         return self._run("fill_mask", request, context)
 
-    def ClassifySequence(self, request: ClassifySequenceRequest, context: Context) -> Awaitable[ClassifySequenceResponse]:
+    def ClassifySequence(
+        self, request: ClassifySequenceRequest, context: Context
+    ) -> Awaitable[ClassifySequenceResponse]:
         return self._run("classify_sequence", request, context)
 
     def ClassifyTokens(self, request: ClassifyTokensRequest, context: Context) -> Awaitable[ClassifyTokensResponse]:
