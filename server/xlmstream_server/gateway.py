@@ -15,7 +15,8 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from grpc_reflection.v1alpha.reflection import enable_server_reflection
+from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 from xlmstream.v1 import inference_pb2, models_pb2, server_pb2
 from xlmstream.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from xlmstream.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
@@ -84,9 +85,10 @@ class Gateway:
         add_InferenceServiceServicer_to_server(inference, server)
         add_ModelServiceServicer_to_server(ModelService(self.catalogue, self._calls), server)
         add_ServerServiceServicer_to_server(ServerService(broker, self.catalogue, config.limits), server)
-        add_HealthServicer_to_server(HealthService(SERVICES, broker, self.catalogue, self._calls), server)
+        add_HealthServicer_to_server(HealthService(SERVICES, self.catalogue, self._calls), server)
         if config.dev:
-            enable_server_reflection((*SERVICES, HEALTH_SERVICE), server)
+            names = (*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME)
+            add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), server)
         self._server = grpc.aio.server(options=_server_options(config.connections, config.limits.max_message_bytes))
         self._server.add_generic_rpc_handlers((handlers,))
         self.address = _bind(self._server, config.listen)
@@ -127,10 +129,10 @@ async def serve(config: GatewayConfig) -> AsyncIterator[Gateway]:
     """
     async with await _connect(config) as broker:
         gateway = Gateway(config, broker)
-        await gateway.catalogue.refresh()
         background = asyncio.create_task(gateway.run_background(), name="gateway-background")
         background.add_done_callback(lambda _: gateway.stopped.set())
         try:
+            await gateway.catalogue.refresh()
             await gateway.start()
             yield gateway
         finally:
@@ -171,6 +173,7 @@ def _server_options(connections: Connections, max_message_bytes: int) -> list[tu
         ("grpc.max_connection_age_grace_ms", connections.max_connection_age_grace_s * 1000),
         ("grpc.keepalive_time_ms", connections.keepalive_s * 1000),
         ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.so_reuseport", 0),  # two gateways on one port would be a mistake, not a cluster
     ]

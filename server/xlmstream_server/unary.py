@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from google.rpc.code_pb2 import Code
 from google.rpc.status_pb2 import Status
+from xlmstream.v1.errors_pb2 import ErrorReason
 
 from xlmstream_server import errors
 from xlmstream_server.broker.v1.messages_pb2 import Event
@@ -19,6 +20,10 @@ from xlmstream_server.executions import Executions, Order
 from xlmstream_server.listener import Listener
 from xlmstream_server.relay import Relay
 from xlmstream_server.tasks.base import Output, Piece, Request, Response, UnaryTask
+
+REUSED = ErrorReason.ERROR_REASON_REQUEST_ID_REUSED
+FULL = ErrorReason.ERROR_REASON_QUEUE_FULL
+POISONED = ErrorReason.ERROR_REASON_POISONED_INPUT
 
 # What came of an execution: all its events, or what it failed with.
 Outcome: TypeAlias = list[Event] | errors.ServiceError
@@ -64,12 +69,10 @@ class UnaryCalls:
                 outcomes += zip(alone, await self._execute_each(order, alone, len(pieces)), strict=True)
             for piece, outcome in outcomes:
                 if isinstance(outcome, errors.ServiceError):
-                    outputs |= {position: task.failed(_at(position, 0, outcome.status)) for position in piece.inputs}
-                    continue
-                for index, (position, output) in enumerate(zip(piece.inputs, task.outputs(outcome), strict=True)):
-                    refused = output.WhichOneof("outcome") == "error"
-                    outputs[position] = task.failed(_at(position, index, task.error(output))) if refused else output
-                ends.append(outcome[-1])
+                    outputs |= {position: task.failed(_at(position, outcome.status)) for position in piece.inputs}
+                else:
+                    outputs |= zip(piece.inputs, task.outputs(piece, outcome), strict=True)
+                    ends.append(outcome[-1])
         return task.response([outputs[position] for position in range(len(wrong))], ends)
 
     async def _execute_all(self, order: Order, pieces: Sequence[Piece]) -> list[Outcome]:
@@ -79,11 +82,7 @@ class UnaryCalls:
         and a retry is safe. The call fails as well where nothing else than its deadline came of it.
         """
         first, _ = await self._executions.start(order, pieces[0])
-        try:
-            await order.call.accept(first.execution_id)
-        except BaseException:
-            self._relay.leave(first)
-            raise
+        order.call.accept_unary(first.execution_id)
         if len(pieces) == 1:
             outcomes = [await self._outcome(first, order.call)]
         else:
@@ -93,7 +92,7 @@ class UnaryCalls:
             outcomes = [ahead.result(), *rest.result()]
         failures = [outcome for outcome in outcomes if isinstance(outcome, errors.ServiceError)]
         for failed in failures:
-            if errors.reason_of(failed.status) == "REQUEST_ID_REUSED" or errors.names(failed.status, "parameters"):
+            if errors.has_reason(failed, REUSED) or errors.names(failed.status, "parameters"):
                 raise failed
         if len(failures) == len(outcomes) and all(each.status.code == Code.DEADLINE_EXCEEDED for each in failures):
             raise failures[0]
@@ -114,8 +113,7 @@ class UnaryCalls:
                 return await self._outcome(listener, order.call)
             except errors.ServiceError as refused:
                 wait_s = errors.retry_after_s(refused.status)
-                full = errors.reason_of(refused.status) == "QUEUE_FULL" and wait_s is not None
-                if not full or wait_s is None or not order.call.lasts(wait_s):
+                if not errors.has_reason(refused, FULL) or wait_s is None or not order.call.lasts(wait_s):
                     return refused
             await asyncio.sleep(wait_s)
 
@@ -140,13 +138,12 @@ def _named(failed: errors.ServiceError, listener: Listener) -> errors.ServiceErr
     return errors.ServiceError(errors.with_execution_id(failed.status, listener.execution_id))
 
 
-def _at(position: int, index: int, status: Status) -> Status:
-    """A worker sees one input, or those of one execution: name the field as the caller knows it."""
-    status = errors.relocated(status, f"inputs[{index}]", f"inputs[{position}]")
+def _at(position: int, status: Status) -> Status:
+    """A worker sees one input where the caller sees a list: name the field as the caller knows it."""
     return errors.relocated(status, "input", f"inputs[{position}]")
 
 
 def poisoned(piece: Piece, outcome: Outcome) -> bool:
     """Whether one of several inputs brought workers down: then each has to be tried by itself, to find which."""
-    failed = isinstance(outcome, errors.ServiceError) and errors.reason_of(outcome.status) == "POISONED_INPUT"
-    return failed and len(piece.inputs) > 1
+    several = len(piece.inputs) > 1
+    return several and isinstance(outcome, errors.ServiceError) and errors.has_reason(outcome, POISONED)

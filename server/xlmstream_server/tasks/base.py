@@ -7,7 +7,7 @@ cancelled and timed is the same for all and lives in `unary`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -18,19 +18,11 @@ from xlmstream.v1.common_pb2 import RequestOptions, Task
 from xlmstream_server.broker.v1.messages_pb2 import Event
 from xlmstream_server.catalogue import ServedModel
 from xlmstream_server.config import Limits
-from xlmstream_server.errors import ServiceError
+from xlmstream_server.errors import ServiceError, relocated
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
-
-
-class Outcome(Protocol):
-    """The outcome for one input, as every response carries it: `oneof outcome {result, error}`."""
-
-    def WhichOneof(self, oneof_group: Literal["outcome"]) -> str | None: ...  # noqa: N802  # protobuf's name
-
-
-Output = TypeVar("Output", bound=Outcome)
+Output = TypeVar("Output", bound=Message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +63,29 @@ class UnaryTask(ABC, Generic[Request, Output, Response]):
         """The executions that answer the inputs at the positions `good`."""
 
     @abstractmethod
-    def outputs(self, events: Sequence[Event]) -> Sequence[Output]:
-        """One output for each input of the piece whose events these are, the terminal one included."""
+    def outputs(self, piece: Piece, events: Sequence[Event]) -> Sequence[Output]:
+        """One output for each input of `piece`, whose events these are, the terminal one included."""
 
     @abstractmethod
     def failed(self, status: Status) -> Output:
         """The output of an input that failed."""
 
     @abstractmethod
-    def error(self, output: Output) -> Status:
-        """What an input failed with: the inverse of `failed`."""
-
-    @abstractmethod
     def response(self, outputs: Sequence[Output], ends: Sequence[Event]) -> Response:
         """The answer, given all outputs in order and the terminal event of each piece that ended well."""
+
+
+class Fallible(Protocol):
+    """An output as every task has it: `oneof outcome { result, google.rpc.Status error }`."""
+
+    @property
+    def error(self) -> Status: ...
+
+    def HasField(self, field_name: Literal["error"], /) -> bool: ...  # noqa: N802  # protobuf's name
+
+
+def relocate_errors(outputs: Iterable[Fallible], inputs: Sequence[int]) -> None:
+    """Name fields as the caller knows them: a worker counts only the inputs that it was sent."""
+    for sent, (output, position) in enumerate(zip(outputs, inputs, strict=True)):
+        if sent != position and output.HasField("error"):
+            output.error.CopyFrom(relocated(output.error, f"inputs[{sent}]", f"inputs[{position}]"))

@@ -17,7 +17,7 @@ from xlmstream_server.broker.v1.messages_pb2 import Event
 from xlmstream_server.catalogue import ServedModel
 from xlmstream_server.config import Limits
 from xlmstream_server.errors import ServiceError
-from xlmstream_server.tasks.base import Piece, UnaryTask
+from xlmstream_server.tasks.base import Piece, UnaryTask, relocate_errors
 from xlmstream_server.validation import Violations, check_input_count, check_options, input_error
 
 # Bounds of one execution. It is retried after a crash and answered as a whole; smaller ones would let several workers
@@ -82,16 +82,13 @@ class BatchedTask(UnaryTask[Any, Any, Any], Generic[Input]):
         pieces.append(self._piece(request, positions, total))
         return pieces
 
-    def outputs(self, events: Sequence[Event]) -> Sequence[Any]:
+    def outputs(self, piece: Piece, events: Sequence[Event]) -> Sequence[Any]:
         outputs: Sequence[Any] = getattr(events[-1], self.terminal).outputs
+        relocate_errors(outputs, piece.inputs)
         return outputs
 
     def failed(self, status: Status) -> Any:
         return self.output_type(error=status)
-
-    def error(self, output: Any) -> Status:
-        status: Status = output.error
-        return status
 
     def response(self, outputs: Sequence[Any], ends: Sequence[Event]) -> Any:
         return self.response_type(outputs=outputs)

@@ -49,14 +49,11 @@ class GenerateTask(UnaryTask[GenerateRequest, GenerateOutput, GenerateResponse])
             pieces.append(Piece((position,), single.SerializeToString(deterministic=True), cost))
         return pieces
 
-    def outputs(self, events: Sequence[Event]) -> Sequence[GenerateOutput]:
+    def outputs(self, piece: Piece, events: Sequence[Event]) -> Sequence[GenerateOutput]:
         return [GenerateOutput(result=assemble(events))]
 
     def failed(self, status: Status) -> GenerateOutput:
         return GenerateOutput(error=status)
-
-    def error(self, output: GenerateOutput) -> Status:
-        return output.error
 
     def response(self, outputs: Sequence[GenerateOutput], ends: Sequence[Event]) -> GenerateResponse:
         return GenerateResponse(outputs=outputs)
