@@ -13,10 +13,9 @@ from io import BytesIO
 
 from google.protobuf.proto import parse_length_prefixed
 
+from xlmstream_server.broker import is_terminal
 from xlmstream_server.broker.v1.messages_pb2 import Event, FrameItem
 from xlmstream_server.errors import ServiceError
-
-TERMINAL_KINDS = frozenset({"finished", "failed", "tokenized", "detokenized"})
 
 
 def split_events(data: bytes) -> list[Event]:
@@ -119,7 +118,7 @@ class Listener:
         self._buffered.clear()
         self.position = self._expected
         self._beat = False
-        if taken and taken[-1].WhichOneof("kind") in TERMINAL_KINDS:
+        if taken and is_terminal(taken[-1]):
             self.ended = True
         return taken
 
