@@ -13,11 +13,9 @@ from io import BytesIO
 
 from google.protobuf.proto import parse_length_prefixed
 
+from xlmstream_server.broker import is_terminal
 from xlmstream_server.broker.v1.messages_pb2 import Event, FrameItem
 from xlmstream_server.errors import ServiceError
-
-# Everything else that an event can be ends its execution.
-PROGRESS_KINDS = frozenset({"started", "delta", "candidate_finished"})
 
 
 def split_events(data: bytes) -> list[Event]:
@@ -127,7 +125,7 @@ class Listener:
         self._buffered.clear()
         self.position = self._expected
         self._beat = False
-        if taken and taken[-1].WhichOneof("kind") not in PROGRESS_KINDS:
+        if taken and is_terminal(taken[-1]):
             self.ended = True
         return taken
 

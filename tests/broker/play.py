@@ -50,7 +50,7 @@ def script_of(asked: Envelope) -> list[Event]:
 
 
 def is_terminal(event: Event) -> bool:
-    return event.WhichOneof("kind") in ("finished", "failed", "tokenized", "detokenized")
+    return is_terminal(event)
 
 
 class FlakyLink(Link):

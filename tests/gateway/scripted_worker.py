@@ -26,7 +26,7 @@ from xlmstream.v1.common_pb2 import FINISH_REASON_LENGTH, Task, Timing, Token, U
 from xlmstream.v1.generation_pb2 import CandidateFinished, GenerationParameters, Started, StreamFinished, TokenDelta
 from xlmstream.v1.models_pb2 import DECODING_MODE_NEXT_TOKEN, INPUT_FORMAT_HUGGINGFACE, Model
 from xlmstream_server import errors
-from xlmstream_server.broker import BrokerDown, Fenced, Output, Stop, Taken, WorkerBroker, failures
+from xlmstream_server.broker import BrokerDown, Fenced, Output, Stop, Taken, WorkerBroker, failures, is_terminal
 from xlmstream_server.broker.v1.messages_pb2 import Event, ServedModel, WorkerCard
 
 VOCABULARY_SIZE = 1000
@@ -265,7 +265,7 @@ class ScriptedWorker:
 
 
 def ends(event: Event) -> bool:
-    return event.WhichOneof("kind") not in ("started", "delta", "candidate_finished")
+    return is_terminal(event)
 
 
 def row_of(name: str, request: pb.GenerateStreamRequest) -> Row:

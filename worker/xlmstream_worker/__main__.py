@@ -16,15 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from xlmstream.v1.common_pb2 import TASK_GENERATE
 from xlmstream_server.broker import BrokerDown, BrokerMisconfigured, WorkerBroker
 
 from xlmstream_worker import observe, options
 from xlmstream_worker.config import BrokerConfig, ConfigError, DeviceConfig, WorkerConfig
 from xlmstream_worker.decoder import DecoderEngine
+from xlmstream_worker.encoder import EncoderConfig, EncoderEngine
 from xlmstream_worker.models import LoadedModel, load_model
 from xlmstream_worker.ready import ReadyFile, is_fresh
 from xlmstream_worker.sequences import EngineConfig
-from xlmstream_worker.serving import Serving
+from xlmstream_worker.serving import Engines, Serving
+from xlmstream_worker.xlm import XLMWithLMHeadModel
 
 CONNECT_EVERY_S = 1.0
 EXIT_CONFIG = 2
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         observe.set_up(config.process.log_level, config.process.log_format)
         _set_up_torch(config.device)
         models = [load_model(model, config.device) for model in config.models]
-        engines = [_engine(model, config.device) for model in models]
+        engines = [_engines(model, config.device) for model in models]
         _serve(config, models, engines)
     except (ConfigError, BrokerMisconfigured, OSError, ValueError) as error:
         parser.exit(EXIT_CONFIG, f"xlmstream-worker: {error}\n")
@@ -77,17 +80,21 @@ def _set_up_torch(device: DeviceConfig) -> None:
         torch.set_num_threads(device.threads)
 
 
-def _engine(model: LoadedModel, device: DeviceConfig) -> DecoderEngine:
-    engine = DecoderEngine(
-        model.network, EngineConfig(max_slots=device.slots, device=device.device, dtype=device.dtype)
-    )
+def _engines(model: LoadedModel, device: DeviceConfig) -> Engines:
+    """The engines of a model, warm."""
     began = time.monotonic()
-    engine.warm_up()
+    encoder = EncoderEngine(model.network, EncoderConfig(device.batch_tokens or None))
+    encoder.warm_up()
+    decoder = None
+    if isinstance(model.network, XLMWithLMHeadModel) and TASK_GENERATE in model.card.tasks:
+        config = EngineConfig(max_slots=device.slots, device=device.device, dtype=device.dtype)
+        decoder = DecoderEngine(model.network, config)
+        decoder.warm_up()
     log.info("warm", extra=observe.fields(model=model.full_name, seconds=round(time.monotonic() - began, 2)))
-    return engine
+    return Engines(decoder, encoder)
 
 
-def _serve(config: WorkerConfig, models: Sequence[LoadedModel], engines: Sequence[DecoderEngine]) -> None:
+def _serve(config: WorkerConfig, models: Sequence[LoadedModel], engines: Sequence[Engines]) -> None:
     """Connect, serve every model until a signal, drain."""
     threading.excepthook = _die
     stopping = threading.Event()
@@ -103,11 +110,11 @@ def _serve(config: WorkerConfig, models: Sequence[LoadedModel], engines: Sequenc
     signal.signal(signal.SIGINT, stop)
     ready = ReadyFile(config.process.ready_file, [model.full_name for model in models])
     worker = _worker_name()
-    for place, (model, engine) in enumerate(zip(models, engines, strict=True)):
+    for place, (model, own) in enumerate(zip(models, engines, strict=True)):
         broker = _connect(config.broker, model, f"{worker}-{place}", stopping)
         if broker is None:
             return
-        serving = Serving(model, engine, broker, ready.beat(model.full_name), config.broker.stall_limit_s)
+        serving = Serving(model, own, broker, ready.beat(model.full_name), config.broker.stall_limit_s)
         servings.append(serving)
         serving.start()
     log.info("ready", extra=observe.fields(worker=worker, models=len(servings), device=config.device.device))

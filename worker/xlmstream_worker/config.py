@@ -58,6 +58,7 @@ class DeviceConfig:
     device: str = _option("cpu", '"cpu", "cuda" or "cuda:N"')
     dtype: Literal["float32", "bfloat16", "float16"] = _option("float32", "what the models compute in")
     slots: int = _option(32, "most sequences a model decodes at once, 1 to 4096")
+    batch_tokens: int = _option(0, "most tokens a model encodes at once; 0: 2048 on a CPU, 16384 on a GPU")
     threads: int = _option(0, "threads of PyTorch on the CPU; 0 lets PyTorch choose")
 
     def __post_init__(self) -> None:
@@ -65,6 +66,8 @@ class DeviceConfig:
             raise ConfigError(f'device must be "cpu", "cuda" or "cuda:N", got {self.device!r}')
         if not 1 <= self.slots <= 4096:
             raise ConfigError(f"slots must be 1 to 4096, got {self.slots}")
+        if not 0 <= self.batch_tokens <= 2**24:
+            raise ConfigError(f"batch_tokens must be 0 to {2**24}, got {self.batch_tokens}")
         if not 0 <= self.threads <= 1024:
             raise ConfigError(f"threads must be 0 to 1024, got {self.threads}")
 

@@ -1,4 +1,4 @@
-"""From a taken execution to something that runs: reading, checking and tokenising, off the decode thread.
+"""From a taken execution to something that runs: reading, checking and tokenising, off the threads that compute.
 
 Whatever goes wrong with one request ends here with that request and touches no other.
 """
@@ -6,6 +6,7 @@ Whatever goes wrong with one request ends here with that request and touches no 
 from __future__ import annotations
 
 import logging
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -13,28 +14,28 @@ import xlmstream.status as statuses
 from xlmstream.v1.common_pb2 import TASK_DETOKENIZE, TASK_GENERATE, TASK_TOKENIZE
 from xlmstream_server.broker.v1.messages_pb2 import Event
 
+from xlmstream_worker.loops import Loops
 from xlmstream_worker.models import LoadedModel
 from xlmstream_worker.observe import fields, where
 from xlmstream_worker.rows import Outbox, Row, RowEvents
+from xlmstream_worker.tasks.encoder_tasks import ENCODER_TASKS
+from xlmstream_worker.tasks.encoding import EncoderTask, Encoding, Result
 from xlmstream_worker.tasks.generate import Generation
 from xlmstream_worker.tasks.inputs import Refused
 from xlmstream_worker.tasks.tokenize import detokenize, tokenize
-from xlmstream_worker.worker import DecodeLoop
 
 log = logging.getLogger(__name__)
 
 
 class Preparer:
-    """A thread that turns rows into running generations or into answers.
+    """A thread that turns rows into running generations and encodings or into answers.
 
-    One thread: tokenising holds the interpreter, so more would only get in the decode thread's way.
+    One thread: tokenising holds the interpreter, so more would only get in the way of those that compute.
     """
 
-    def __init__(
-        self, model: LoadedModel, decode: DecodeLoop, outbox: Outbox, worker_id: str, threads: int = 1
-    ) -> None:
+    def __init__(self, model: LoadedModel, loops: Loops, outbox: Outbox, worker_id: str) -> None:
         self._model = model
-        self._decode = decode
+        self._loops = loops
         self._outbox = outbox
         self._worker_id = worker_id
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prepare")
@@ -52,18 +53,25 @@ class Preparer:
             return
         task = row.taken.envelope.task
         try:
-            if task == TASK_GENERATE:
+            if task not in self._model.card.tasks:
+                raise Refused(statuses.task_unsupported(self._model.full_name, task, self._model.card.tasks))
+            if task == TASK_GENERATE and self._loops.decode is not None:
                 generation = Generation(row, self._model, self._worker_id)
                 self._leave(row, *generation.opening())
-                self._decode.start(row, generation)
+                self._loops.decode.start(row, generation)
             elif task == TASK_TOKENIZE:
                 self._leave(row, Event(tokenized=tokenize(row, self._model, self._worker_id)))
             elif task == TASK_DETOKENIZE:
                 self._leave(row, Event(detokenized=detokenize(row, self._model, self._worker_id)))
             else:
-                raise Refused(statuses.task_unsupported(self._model.full_name, task, self._model.card.tasks))
+                self._loops.encode.start(row, self._encoding(row, ENCODER_TASKS[task]))
         except Refused as refused:
             self._leave(row, Event(failed=refused.status))
+
+    def _encoding(self, row: Row, task: EncoderTask[Result]) -> Encoding[Result]:
+        began = time.monotonic()
+        items = task.prepare(row.taken.envelope.request, self._model)
+        return Encoding(row, task, items, self._model, self._worker_id, time.monotonic() - began)
 
     def _check(self, row: Row, prepared: Future[None]) -> None:
         """End a row whose preparation met a defect."""

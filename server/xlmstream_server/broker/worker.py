@@ -18,6 +18,7 @@ from xlmstream_server.broker.connection import Argument, Reply, check_info, chec
 from xlmstream_server.broker.errors import BrokerDown, BrokerError, Fenced
 from xlmstream_server.broker.link import Link
 from xlmstream_server.broker.scripts import REGISTRY_ROOT, shard_root
+from xlmstream_server.broker.terminal import is_terminal
 from xlmstream_server.broker.v1.messages_pb2 import Envelope, Event, WorkerCard
 from xlmstream_server.broker.values import Output, Published, State, Stop, Taken
 
@@ -343,10 +344,9 @@ def _pairs(flat: Reply) -> Iterable[tuple[str, Reply]]:
 
 def _final_state(events: Sequence[Event]) -> str:
     """The terminal state the last event stands for, or ''."""
-    kind = events[-1].WhichOneof("kind") if events else None
-    if kind in ("finished", "tokenized", "detokenized"):
-        return State.DONE
-    if kind != "failed":
+    if not (events and is_terminal(events[-1])):
         return ""
+    if not events[-1].HasField("failed"):
+        return State.DONE
     code = events[-1].failed.code
     return {CANCELLED: State.CANCELLED, DEADLINE_EXCEEDED: State.EXPIRED}.get(code, State.FAILED)
