@@ -127,7 +127,7 @@ def test_n_best_answers_are_whole_words_of_the_text_as_given(zoo: Zoo, name: str
     (result,) = ask(zoo(name), context, top_k=20, max_answer_tokens=longest)
     assert len(result.answers) == min(20, len(expected))
     assert bool(result.answers) or name == "beam"
-    for given, (start, end, score) in zip(result.answers, expected, strict=False):
+    for given, (_, _, score) in zip(result.answers, expected, strict=False):
         assert given.score == pytest.approx(score, abs=1e-5)
         assert given.text == context[given.start : given.end]
     assert {(one.start, one.end) for one in result.answers} <= {(start, end) for start, end, _ in expected}

@@ -54,7 +54,7 @@ def test_vectors_of_tokens(zoo: Zoo, name: str, layer: int | None) -> None:
         # No language given: none in the huggingface format, the default one in the original format.
         expected = states(model, text, -1 if layer is None else layer, 0 if name == "original" else None)
         np.testing.assert_allclose(array(result.embedding), expected, atol=1e-5)
-        assert [token.piece for token in result.tokens][0] == ("</s>" if name == "original" else "<s>")
+        assert result.tokens[0].piece == ("</s>" if name == "original" else "<s>")
         words = [text[token.start : token.end].lower() for token in result.tokens[1:-1]]
         assert [token.piece.removesuffix("</w>") for token in result.tokens[1:-1]] == words
         assert result.usage.prompt_tokens == len(result.tokens)
