@@ -47,18 +47,42 @@ def main() -> int:
 def stream_one(client: Client, language: str, prompt: str) -> None:
     """Print a continuation as it arrives, then what it took."""
     print(f"[{language}] {prompt}", end="", flush=True)
-    begin, first = time.perf_counter(), 0.0
+    begin, first, prose = time.perf_counter(), 0.0, Prose()
     with client.generate_stream(
         prompt, language=language, max_new_tokens=48, temperature=0.7, top_p=0.9, seed=7
     ) as stream:
         for event in stream:
             if isinstance(event, TokenDelta):
                 first = first or time.perf_counter() - begin
-                print(event.text, end="", flush=True)
+                print(prose.next(event.text), end="", flush=True)
     wall = time.perf_counter() - begin
     tokens = len(stream.token_ids)
     rate = (tokens - 1) / (wall - first) if tokens > 1 else 0.0
     print(f"\n     first token after {1e3 * first:.0f} ms, {tokens} tokens, {rate:.0f} tokens/s\n", flush=True)
+
+
+class Prose:
+    """Sets streamed tokens as a person would write them: the model's tokens are words and signs apart (l' eau , bleue).
+
+    Only spaces are dropped, and each only once the next sign is known, so the text can be shown while it grows.
+    """
+
+    def __init__(self) -> None:
+        self._last = " "
+        self._space = True  # between the prompt and the continuation
+
+    def next(self, text: str) -> str:
+        """What of `text` can be shown now."""
+        shown = []
+        for character in text:
+            if character == " ":
+                self._space = True
+                continue
+            if self._space and character not in ",.;:!?)" and self._last not in "'(¿¡":
+                shown.append(" ")
+            shown.append(character)
+            self._last, self._space = character, False
+        return "".join(shown)
 
 
 @contextlib.contextmanager
@@ -71,7 +95,7 @@ def running_service() -> Iterator[str]:
         begin = time.perf_counter()
         print("Starting ...", end=" ", flush=True)
         service = subprocess.Popen(
-            [sys.executable, "-m", "xlmstream.cli", "up", "--address", address],
+            [sys.executable, "-m", "xlmstream.cli", "up", "--listen", address],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -88,7 +88,11 @@ class XlmstreamError(Exception):
     @property
     def retryable(self) -> bool:
         """Whether the same call may succeed a little later."""
-        return self.retry_after_s is not None or (not self.reason and _broke_on_the_way(self.code, self.message))
+        if self.reason:
+            return self.retry_after_s is not None
+        # Errors of the service always carry a reason; what has none failed in a connection or a proxy.
+        broken = self.code is grpc.StatusCode.INTERNAL and "RST_STREAM" in self.message
+        return broken or self.code is grpc.StatusCode.UNAVAILABLE or self.retry_after_s is not None
 
     def __str__(self) -> str:
         tags = [self.reason or self.code.name]
@@ -302,8 +306,3 @@ BY_CODE: Mapping[grpc.StatusCode, type[XlmstreamError]] = {
         InternalError,
     )
 }
-
-
-def _broke_on_the_way(code: grpc.StatusCode, message: str) -> bool:
-    """Whether a connection or a proxy failed, not the service, whose own errors always carry a reason."""
-    return code is grpc.StatusCode.UNAVAILABLE or (code is grpc.StatusCode.INTERNAL and "RST_STREAM" in message)

@@ -14,11 +14,12 @@ from xlmstream_server.observe.logs import CURRENT_CALL
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
+EXECUTION_ID_KEY = "x-execution-id"
 # Until credentials exist, every caller is one tenant. Everything is keyed by it already.
 TENANT = "default"
 # A caller stops waiting at its deadline by itself; to reach it with the reason, the answer leaves this much earlier.
-DEADLINE_MARGIN_S = 0.02
-DEADLINE_MARGIN_FRACTION = 0.1
+DEADLINE_MARGIN_S = 0.05
+DEADLINE_MARGIN_FRACTION = 0.2
 
 
 class CallMaker:
@@ -61,13 +62,20 @@ class Call:
             self.time_left_s = min(remaining - margin_s, float(limits.max_deadline_s))
         self.answer_at = asyncio.get_running_loop().time() + self.time_left_s
 
-    async def accept(self, execution_id: str) -> None:
-        """Tell the caller the execution's name: from here on the request is accepted."""
-        self.name(execution_id)
-        await self._context.send_initial_metadata((("x-execution-id", execution_id),))
+    async def accept_stream(self, execution_id: str) -> None:
+        """Tell the caller at once that its request is accepted, and the execution's name."""
+        self._name(execution_id)
+        await self._context.send_initial_metadata(((EXECUTION_ID_KEY, execution_id),))
 
-    def name(self, execution_id: str) -> None:
-        """Let log lines of this call carry the execution's name."""
+    def accept_unary(self, execution_id: str) -> None:
+        """Tell the caller the execution's name with the answer.
+
+        Initial metadata would leave in a batch of its own, at a quarter of the call's CPU.
+        """
+        self._name(execution_id)
+        self._context.set_trailing_metadata(((EXECUTION_ID_KEY, execution_id),))
+
+    def _name(self, execution_id: str) -> None:
         if scope := CURRENT_CALL.get():
             scope.execution_id = execution_id
 

@@ -78,9 +78,7 @@ class Catalogue:
                 await self.refresh()
             except BrokerError as cause:
                 LOG.debug("the registry cannot be read: %s", cause)
-            if self._broker.up != self._was_up:
-                self._was_up = self._broker.up
-                self.changed.fire()
+            self.broker_up()
             await asyncio.sleep(REFRESH_S)
 
     async def refresh(self) -> None:
@@ -112,13 +110,21 @@ class Catalogue:
         if [model.card for model in ordered] != before:
             self.changed.fire()
 
+    def broker_up(self) -> bool:
+        """Whether the broker answers. Whoever acts on the answer is told by `changed` when it is no longer true."""
+        up = self._broker.up
+        if up != self._was_up:
+            self._was_up = up
+            self.changed.fire()
+        return up
+
     def find(self, name: str) -> ServedModel:
         """The model called "name" (its newest version with a worker, else its newest) or "name@version".
 
         Raises ServiceError: MODEL_NOT_FOUND; NO_WORKER where nothing is known yet; QUEUE_DOWN where nothing can be.
         """
         if not self._models:
-            raise errors.no_worker("") if self._broker.up else errors.queue_down()
+            raise errors.no_worker("") if self.broker_up() else errors.queue_down()
         if exact := self._models.get(name):
             return exact
         versions = [model for model in self._models.values() if model.card.name == name]
@@ -143,7 +149,7 @@ class Catalogue:
         if task not in model.card.tasks:
             raise errors.task_unsupported(model.full_name, task, model.card.tasks)
         if not model.card.workers:
-            raise errors.no_worker(model.full_name) if self._broker.up else errors.queue_down()
+            raise errors.no_worker(model.full_name) if self.broker_up() else errors.queue_down()
         return model
 
 

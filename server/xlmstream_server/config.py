@@ -48,6 +48,16 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """Bounds of what waits for a worker, of each model. New work beyond them is refused with a time to come back."""
+
+    queue_max_requests: int = setting(4096, "most requests that wait", least=1)
+    queue_max_bytes: int = setting(64 << 20, "most bytes of requests that wait", least=1)
+    queue_max_tokens: int = setting(4_000_000, "most estimated tokens that wait, prompts and outputs together", least=1)
+    shards: int = setting(1, "shards of the broker; the same for every process of an installation", least=1, most=256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Streams:
     """How results are relayed."""
 
@@ -85,6 +95,7 @@ class GatewayConfig:
     allow_volatile: bool = setting(False, "accept a broker without append-only file: its crash loses what it held")
     dev: bool = setting(False, "serve reflection, so that grpcurl and the like can explore the API")
     limits: Limits = dataclasses.field(default_factory=Limits)
+    queue: Queue = dataclasses.field(default_factory=Queue)
     streams: Streams = dataclasses.field(default_factory=Streams)
     connections: Connections = dataclasses.field(default_factory=Connections)
     observe: Observe = dataclasses.field(default_factory=Observe)

@@ -26,6 +26,8 @@ from google.rpc.status_pb2 import Status
 from xlmstream.v1.common_pb2 import Task
 from xlmstream.v1.errors_pb2 import ErrorReason
 
+from xlmstream_server.broker import BrokerDown, BrokerError, NotFound, QueueFull, RequestIdReused
+
 Reason: TypeAlias = ErrorReason.ValueType
 
 DOMAIN = "xlmstream"
@@ -124,6 +126,10 @@ def reason_of(status: Status) -> str:
     return info.reason if info else ""
 
 
+def has_reason(failed: ServiceError, reason: Reason) -> bool:
+    return reason_of(failed.status) == reason_name(reason)
+
+
 def is_retryable(status: Status) -> bool:
     """Whether the status invites a retry."""
     return any(detail.Is(RetryInfo.DESCRIPTOR) for detail in status.details)
@@ -156,6 +162,21 @@ def relocated(status: Status, field: str, to: str) -> Status:
         else:
             moved.details.add().CopyFrom(detail)
     return moved
+
+
+def fitting(status: Status) -> Status:
+    """The same status, cut where it would not fit into trailers: workers write statuses too.
+
+    The message also travels on its own, each byte that is not ASCII as three.
+    """
+    limit = MAX_MESSAGE_CHARS if status.message.isascii() else MAX_MESSAGE_CHARS // 6
+    if len(status.message) <= limit and status.ByteSize() <= MAX_STATUS_BYTES:
+        return status
+    cut = Status(code=status.code, message=status.message[:limit])
+    for detail in status.details:
+        if cut.ByteSize() + detail.ByteSize() <= MAX_STATUS_BYTES - 16:
+            cut.details.add().CopyFrom(detail)
+    return cut
 
 
 def _is_within(path: str, field: str) -> bool:
@@ -296,6 +317,22 @@ def queue_down() -> ServiceError:
         "the queue cannot be reached; nothing was accepted",
         retry_after_s=RETRY_QUEUE_DOWN_S,
     )
+
+
+def from_broker(cause: BrokerError, model: str = "") -> ServiceError:
+    """What callers get to see of a broker's error."""
+    match cause:
+        case BrokerDown():
+            return queue_down()
+        case QueueFull():
+            bound = f"{cause.bound} waiting, at most {cause.limit}" if cause.limit else f"{cause.bound} is used up"
+            return queue_full(cause.retry_after_s, f"model {quote(model)}", bound)
+        case RequestIdReused():
+            return request_id_reused()
+        case NotFound():
+            return request_not_found()
+        case _:
+            return internal()
 
 
 # How a request that was accepted can end.

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import re
 import secrets
 from dataclasses import dataclass
 
 from xlmstream.v1.common_pb2 import DisconnectPolicy, RequestOptions, Task
+from xlmstream.v1.errors_pb2 import ErrorReason
 
 from xlmstream_server import errors
-from xlmstream_server.broker import (
-    BrokerDown,
-    BrokerError,
-    GatewayBroker,
-    NotFound,
-    QueueFull,
-    RequestIdReused,
-    State,
-)
+from xlmstream_server.broker import BrokerError, GatewayBroker, QueueFull, RequestIdReused, State
 from xlmstream_server.broker.v1.messages_pb2 import Envelope
 from xlmstream_server.call import Call
 from xlmstream_server.catalogue import ServedModel
+from xlmstream_server.coalesce import failure
 from xlmstream_server.listener import Listener
 from xlmstream_server.observe.metrics import Metrics
 from xlmstream_server.relay import Relay
@@ -29,6 +25,9 @@ from xlmstream_server.tasks.base import Piece
 
 EXECUTION_ID = re.compile(r"[0-9A-Za-z]{8,64}")
 RESUME_TOKEN = re.compile(r"([0-9A-Za-z]{8,64})\.([0-9A-Za-z_-]{16,64})")
+
+# How long to wait, past the deadline, for an event that has been published already.
+LAST_EVENT_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ class Executions:
             self._relay.leave(listener)
             self._refused.inc()
             if isinstance(cause, BrokerError):
-                raise _translated(cause, order.model.full_name) from cause
+                raise errors.from_broker(cause, order.model.full_name) from cause
             raise
         (self._joined if submitted.joined else self._accepted).inc()
         self._relay.keep(envelope)
@@ -127,7 +126,7 @@ class Executions:
             try:
                 cancelled |= await self._cancel(self._broker.id_for(tenant, request_id, part))
             except errors.ServiceError as missing:
-                if part == 0 or errors.reason_of(missing.status) != "REQUEST_NOT_FOUND":
+                if part == 0 or not errors.has_reason(missing, ErrorReason.ERROR_REASON_REQUEST_NOT_FOUND):
                     raise
         return cancelled
 
@@ -137,12 +136,20 @@ class Executions:
             state = await self._broker.expire(listener.execution_id)
         except BrokerError:
             state = State.RUNNING  # nothing is known: that it ran is the more cautious answer
-        waited_only = state in (State.QUEUED, State.EXPIRED) and listener.position == 0
-        return errors.deadline_queue() if waited_only else errors.deadline_compute()
+        if state is State.QUEUED:
+            return errors.deadline_queue()
+        if state is State.EXPIRED:  # the broker or the worker was quicker, and its last event says which
+            with contextlib.suppress(TimeoutError, errors.ServiceError):
+                async with asyncio.timeout(LAST_EVENT_S):
+                    while not listener.ended:
+                        if failed := failure(await self._relay.events(listener)):
+                            return failed
+        return errors.deadline_compute()
 
     def _envelope(self, order: Order, piece: Piece, part: int) -> Envelope:
         options, tenant = order.options, order.call.tenant
         request_id, now_ms = options.request_id, self._broker.now_ms()
+        journaled = order.streams or bool(request_id)
         return Envelope(
             execution_id=self._broker.id_for(tenant, request_id, part) if request_id else self._broker.new_id(),
             tenant=tenant,
@@ -151,10 +158,10 @@ class Executions:
             request=piece.request,
             accepted_ms=now_ms,
             deadline_ms=now_ms + int(order.call.time_left_s * 1000),
-            resume_secret=secrets.token_urlsafe(24) if order.streams else "",
+            resume_secret=secrets.token_urlsafe(24) if journaled else "",
             seed=secrets.randbits(63),
             priority=options.priority,
-            journaled=order.streams or bool(request_id),
+            journaled=journaled,
             detach=order.detach,
             cost_tokens=piece.cost_tokens,
             parts=order.parts,
@@ -177,14 +184,14 @@ class Executions:
                     raise errors.ServiceError(last[-1].failed)
                 listener.ended = True
         except BrokerError as cause:
-            raise _translated(cause) from cause
+            raise errors.from_broker(cause) from cause
         listener.fill(found.from_event, found.events, found.n_events)
 
     async def _known(self, tenant: str, execution_id: str) -> Envelope:
         try:
             envelope = await self._broker.envelope(execution_id)
         except BrokerError as cause:
-            raise _translated(cause) from cause
+            raise errors.from_broker(cause) from cause
         if envelope.tenant != tenant:
             raise errors.request_not_found()
         return envelope
@@ -193,24 +200,8 @@ class Executions:
         try:
             return not (await self._broker.cancel(execution_id)).terminal
         except BrokerError as cause:
-            raise _translated(cause) from cause
+            raise errors.from_broker(cause) from cause
 
 
 def resume_token(envelope: Envelope) -> str:
     return f"{envelope.execution_id}.{envelope.resume_secret}"
-
-
-def _translated(cause: BrokerError, model: str = "") -> errors.ServiceError:
-    """What callers get to see of a broker's error."""
-    match cause:
-        case BrokerDown():
-            return errors.queue_down()
-        case QueueFull():
-            bound = f"{cause.bound} waiting, at most {cause.limit}" if cause.limit else f"{cause.bound} is used up"
-            return errors.queue_full(cause.retry_after_s, f"model {errors.quote(model)}", bound)
-        case RequestIdReused():
-            return errors.request_id_reused()
-        case NotFound():
-            return errors.request_not_found()
-        case _:
-            return errors.internal()

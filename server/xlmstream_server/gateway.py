@@ -15,14 +15,15 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from grpc_reflection.v1alpha.reflection import enable_server_reflection
+from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 from xlmstream.v1 import inference_pb2, models_pb2, server_pb2
 from xlmstream.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 from xlmstream.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from xlmstream.v1.server_pb2_grpc import add_ServerServiceServicer_to_server
 
 from xlmstream_server import errors
-from xlmstream_server.broker import GatewayBroker
+from xlmstream_server.broker import GatewayBroker, QueueLimits
 from xlmstream_server.call import CallMaker
 from xlmstream_server.catalogue import Catalogue
 from xlmstream_server.config import Connections, GatewayConfig
@@ -82,9 +83,10 @@ class Gateway:
         add_InferenceServiceServicer_to_server(inference, server)
         add_ModelServiceServicer_to_server(ModelService(self.catalogue, self._calls), server)
         add_ServerServiceServicer_to_server(ServerService(broker, self.catalogue, config.limits), server)
-        add_HealthServicer_to_server(HealthService(SERVICES, broker, self.catalogue, self._calls), server)
+        add_HealthServicer_to_server(HealthService(SERVICES, self.catalogue, self._calls), server)
         if config.dev:
-            enable_server_reflection((*SERVICES, HEALTH_SERVICE), server)
+            names = (*SERVICES, HEALTH_SERVICE, reflection.SERVICE_NAME)
+            add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), server)
         self._server = grpc.aio.server(options=_server_options(config.connections, config.limits.max_message_bytes))
         self._server.add_generic_rpc_handlers((handlers,))
         self.address = _bind(self._server, config.listen)
@@ -123,12 +125,12 @@ async def serve(config: GatewayConfig) -> AsyncIterator[Gateway]:
 
     Raises BrokerDown or BrokerMisconfigured where it cannot start; OSError where its address is taken.
     """
-    async with await GatewayBroker.connect(config.broker, allow_volatile=config.allow_volatile) as broker:
+    async with await _connect(config) as broker:
         gateway = Gateway(config, broker)
-        await gateway.catalogue.refresh()
         background = asyncio.create_task(gateway.run_background(), name="gateway-background")
         background.add_done_callback(lambda _: gateway.stopped.set())
         try:
+            await gateway.catalogue.refresh()
             await gateway.start()
             yield gateway
         finally:
@@ -136,6 +138,21 @@ async def serve(config: GatewayConfig) -> AsyncIterator[Gateway]:
             background.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await background
+
+
+async def _connect(config: GatewayConfig) -> GatewayBroker:
+    queue = config.queue
+    limits = QueueLimits(  # one tenant so far: its share is the whole
+        max_requests=queue.queue_max_requests,
+        max_bytes=queue.queue_max_bytes,
+        max_tokens=queue.queue_max_tokens,
+        tenant_max_requests=queue.queue_max_requests,
+        tenant_max_bytes=queue.queue_max_bytes,
+        tenant_max_tokens=queue.queue_max_tokens,
+    )
+    return await GatewayBroker.connect(
+        config.broker, limits=limits, shards=queue.shards, allow_volatile=config.allow_volatile
+    )
 
 
 def _bind(server: grpc.aio.Server, address: str) -> str:
@@ -154,6 +171,7 @@ def _server_options(connections: Connections, max_message_bytes: int) -> list[tu
         ("grpc.max_connection_age_grace_ms", connections.max_connection_age_grace_s * 1000),
         ("grpc.keepalive_time_ms", connections.keepalive_s * 1000),
         ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.so_reuseport", 0),  # two gateways on one port would be a mistake, not a cluster
     ]

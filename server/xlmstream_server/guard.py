@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
@@ -70,6 +70,8 @@ class GuardedHandlers(grpc.GenericRpcHandler):
         parse = _tolerant(handler.request_deserializer, self._max_message_bytes)
         for shape, make in _HANDLER_MAKERS.items():
             if serve := getattr(handler, shape):
+                if handler.request_streaming:
+                    serve = _checked(serve)
                 return make(self._guard(method, serve), parse, handler.response_serializer)
         raise AssertionError(f"{method} has no behaviour")
 
@@ -136,7 +138,7 @@ async def _abort(context: Context, status: Status) -> NoReturn:
     scope = CURRENT_CALL.get()
     if scope is not None and scope.execution_id:
         status = errors.with_execution_id(status, scope.execution_id)
-    await context.abort_with_status(rpc_status.to_status(status))
+    await context.abort_with_status(rpc_status.to_status(errors.fitting(status)))
     raise AssertionError("abort returned")
 
 
@@ -150,6 +152,23 @@ def _written(serve: Handler) -> Handler:
             await context.write(message)
 
     return written
+
+
+def _checked(serve: Handler) -> Handler:
+    """`serve` for a stream of requests, ending at the first that could not be parsed."""
+
+    async def requests(received: AsyncIterable[Any]) -> AsyncIterator[Any]:
+        async for request in received:
+            if isinstance(request, errors.ServiceError):
+                raise request
+            yield request
+
+    written = _written(serve)
+
+    async def checked(received: AsyncIterable[Any], context: Context) -> Any:
+        return await written(requests(received), context)
+
+    return checked
 
 
 def _tolerant(parse: Callable[[bytes], Any] | None, max_bytes: int) -> Callable[[bytes], Any]:

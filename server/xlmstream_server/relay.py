@@ -13,7 +13,15 @@ import logging
 from collections.abc import Iterable
 
 from xlmstream_server import errors
-from xlmstream_server.broker import Audited, BrokerDown, BrokerError, GatewayBroker, NotFound, QueueFull
+from xlmstream_server.broker import (
+    Audited,
+    BrokerDown,
+    BrokerError,
+    GatewayBroker,
+    NotFound,
+    QueueFull,
+    RequestIdReused,
+)
 from xlmstream_server.broker.v1.messages_pb2 import Envelope, Event
 from xlmstream_server.config import Streams
 from xlmstream_server.listener import Listener
@@ -127,17 +135,16 @@ class Relay:
                 if now - listener.sent_at >= self._settings.heartbeat_s:
                     listener.sent_at = now
                     listener.beat()
-            silent = (
-                everyone
-                if self._audit_wanted
-                else [each for each in everyone if now - max(each.active_at, each.asked_at) >= self._settings.audit_s]
-            )
-            if silent and self._broker.up:
-                try:
-                    await self._audit(silent)
-                    self._audit_wanted = False
-                except BrokerError as cause:
-                    LOG.warning("an audit is put off: %s", cause)
+            everything, self._audit_wanted = self._audit_wanted, False
+            silence_s = 0.0 if everything else self._settings.audit_s
+            silent = [each for each in everyone if now - max(each.active_at, each.asked_at) >= silence_s]
+            if not silent:
+                continue
+            try:
+                await self._audit(silent)
+            except BrokerError as cause:
+                self._audit_wanted = everything
+                LOG.debug("an audit is put off: %s", cause)
 
     async def _audit(self, listeners: Iterable[Listener]) -> None:
         now = asyncio.get_running_loop().time()
@@ -177,9 +184,9 @@ class Relay:
             listener.restart()
         try:
             await self._broker.submit(envelope, rerun=True)
-        except QueueFull as full:
+        except (QueueFull, RequestIdReused) as refused:
             for listener in listeners:
-                listener.fail(errors.queue_full(full.retry_after_s, envelope.model, full.bound))
+                listener.fail(errors.from_broker(refused, envelope.model))
 
     async def _repair(self, listener: Listener) -> None:
         """Read what `listener` lacks from the journal; while the broker is away, wait for it."""

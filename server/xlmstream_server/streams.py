@@ -36,7 +36,7 @@ class StreamCalls:
         Raises ServiceError with what the execution failed with.
         """
         try:
-            await call.accept(listener.execution_id)
+            await call.accept_stream(listener.execution_id)
             async with asyncio.timeout_at(call.answer_at):
                 await self._write_all(listener, token, call, wrap)
         except TimeoutError:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from google.rpc.code_pb2 import Code
 from google.rpc.status_pb2 import Status
+from xlmstream.v1.errors_pb2 import ErrorReason
 
 from xlmstream_server import errors
 from xlmstream_server.broker.v1.messages_pb2 import Event
@@ -61,7 +62,7 @@ class UnaryCalls:
                 if isinstance(outcome, errors.ServiceError):
                     outputs |= {position: task.failed(_at(position, outcome.status)) for position in piece.inputs}
                 else:
-                    outputs |= zip(piece.inputs, task.outputs(outcome), strict=True)
+                    outputs |= zip(piece.inputs, task.outputs(piece, outcome), strict=True)
                     ends.append(outcome[-1])
         return task.response([outputs[position] for position in range(len(wrong))], ends)
 
@@ -72,11 +73,7 @@ class UnaryCalls:
         and a retry is safe. The call fails as well where nothing else than its deadline came of it.
         """
         first, _ = await self._executions.start(order, pieces[0])
-        try:
-            await order.call.accept(first.execution_id)
-        except BaseException:
-            self._relay.leave(first)
-            raise
+        order.call.accept_unary(first.execution_id)
         if len(pieces) == 1:
             outcomes = [await self._outcome(first, order.call)]
         else:
@@ -88,7 +85,7 @@ class UnaryCalls:
             outcomes = [task.result() for task in tasks]
         failures = [outcome for outcome in outcomes if isinstance(outcome, errors.ServiceError)]
         for failed in failures:
-            if errors.reason_of(failed.status) == "REQUEST_ID_REUSED":
+            if errors.has_reason(failed, ErrorReason.ERROR_REASON_REQUEST_ID_REUSED):
                 raise failed
         if len(failures) == len(outcomes) and all(each.status.code == Code.DEADLINE_EXCEEDED for each in failures):
             raise failures[0]

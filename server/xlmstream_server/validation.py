@@ -16,6 +16,9 @@ from xlmstream_server import errors
 from xlmstream_server.config import Limits
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+PRIORITIES, TRUNCATIONS, DISCONNECT_POLICIES = (
+    {number: name for name, number in enum.items()} for enum in (Priority, Truncation, DisconnectPolicy)
+)
 
 
 class Violations:
@@ -52,12 +55,13 @@ def check_options(found: Violations, options: RequestOptions) -> None:
             "1 to 128 letters, digits, '.', '_', ':' and '-'",
         )
     # An open enum keeps numbers it does not know: a newer client asks for something this gateway cannot do.
-    for field, value, values in (
-        ("priority", options.priority, Priority),
-        ("truncation", options.truncation, Truncation),
-        ("disconnect_policy", options.disconnect_policy, DisconnectPolicy),
+    for field, value, names in (
+        ("priority", options.priority, PRIORITIES),
+        ("truncation", options.truncation, TRUNCATIONS),
+        ("disconnect_policy", options.disconnect_policy, DISCONNECT_POLICIES),
     ):
-        found.check(value in values.values(), f"options.{field}", f"{value} is not one of {', '.join(values.keys())}")
+        if value not in names:
+            found.add(f"options.{field}", f"{value} is not one of {', '.join(names.values())}")
 
 
 def check_input_count(found: Violations, count: int, limits: Limits) -> None:

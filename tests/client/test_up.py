@@ -21,7 +21,7 @@ import os, signal, sys
 from xlmstream.testing import FakeServer
 from xlmstream.testing.stage import fake_model
 print("argv", *sys.argv[1:])
-with FakeServer(port=int(sys.argv[sys.argv.index("--bind") + 1].rpartition(":")[2])) as server:
+with FakeServer(port=int(sys.argv[sys.argv.index("--listen") + 1].rpartition(":")[2])) as server:
     server.models = [fake_model("mine"), fake_model("other")]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.write(os.open("serving", os.O_RDWR), b"x")
@@ -90,7 +90,7 @@ def up(tmp_path: Path, unused_tcp_port: int) -> Iterator[Any]:
         path = os.pathsep.join([str(tmp_path), *sys.path])
         command = [sys.executable, "-m", "xlmstream.cli", "up", "--broker", "redis://broker:1/0"]
         process = subprocess.Popen(
-            [*command, "--bind", f"127.0.0.1:{unused_tcp_port}", *shlex.split(line)],
+            [*command, "--listen", f"127.0.0.1:{unused_tcp_port}", *shlex.split(line)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -114,7 +114,7 @@ def test_up_serves_until_ctrl_c_and_drains_gateway_then_worker(up: Any) -> None:
     running = up("models/mine --device cpu --slots 4")
     running.wait_for("Ctrl-C stops it.")
     url = "redis://broker:1/0"
-    assert f"gateway | argv --broker {url} --bind {up.address} --dev --log-format text" in running.lines
+    assert f"gateway | argv --broker {url} --listen {up.address} --dev --log-format text" in running.lines
     assert f"worker  | argv --broker {url} --device cpu --slots 4 --log-format text models/mine" in running.lines
     assert f'    xlmstream generate --address {up.address} "In the beginning"' in running.lines
     [example] = [line.strip() for line in running.lines if "print(" in line]

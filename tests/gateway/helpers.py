@@ -84,14 +84,20 @@ class Read:
         return self
 
 
-async def status_of(call: grpc.aio.UnaryUnaryCall | grpc.aio.UnaryStreamCall) -> Status:
+async def status_of(call: grpc.aio.Call) -> Status:
     """The status that a call ends with, which must not be OK and must carry one ErrorInfo."""
     with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await (Read(next_event=ANY_EVENT).all(call) if isinstance(call, grpc.aio.UnaryStreamCall) else call)
+        await (call if isinstance(call, grpc.aio.UnaryUnaryCall) else Read(next_event=ANY_EVENT).all(call))
     status = rpc_status.from_call(_AsCall(failed.value))
     assert status is not None, f"no details: {failed.value.code()} {failed.value.details()}"
     assert errors.error_info(status) is not None
     return status
+
+
+def reason_in(error: grpc.aio.AioRpcError) -> str | None:
+    """The reason that the status carries; None where the client made the status itself."""
+    status = rpc_status.from_call(_AsCall(error))
+    return errors.reason_of(status) if status else None
 
 
 class _AsCall:

@@ -268,8 +268,12 @@ def row_of(name: str, request: pb.GenerateStreamRequest) -> Row:
 
 def tokenize(request: pb.TokenizeRequest) -> pb.TokenizeResponse:
     outputs = []
-    for given in request.inputs:
+    for number, given in enumerate(request.inputs):
         tokens, place = [], 0
+        if given.text == "refuse":
+            wrong = errors.invalid_input([(f"inputs[{number}].text", "the worker does not like it")])
+            outputs.append(pb.TokenizeOutput(error=wrong.status))
+            continue
         for word in given.text.split():
             start = given.text.index(word, place)
             place = start + len(word)

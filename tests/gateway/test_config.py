@@ -86,7 +86,7 @@ def test_help_names_every_setting_once(capsys: pytest.CaptureFixture[str]) -> No
     text = capsys.readouterr().out
     assert ended.value.code == 0
     config = GatewayConfig()
-    leaves = [config, config.limits, config.streams, config.connections, config.observe]
+    leaves = [config, config.limits, config.queue, config.streams, config.connections, config.observe]
     names = [field.name for leaf in leaves for field in dataclasses.fields(leaf) if "help" in field.metadata]
     assert len(names) == len(set(names)) > 20
     for name in names:

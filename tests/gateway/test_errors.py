@@ -100,3 +100,20 @@ def test_a_field_is_named_as_the_caller_knows_it() -> None:
     assert details(status, BadRequest)[0].field_violations[0].field == "inputs[3].text"
     other = errors.invalid_input([("inputs[1]", "wrong")]).status
     assert errors.relocated(other, "input", "inputs[3]") == other
+
+
+@pytest.mark.parametrize("message", ["x" * 100_000, "\u2603" * 100_000, "\U0001f600" * 500])
+def test_a_status_from_elsewhere_is_cut_to_fit(message: str) -> None:
+    status = errors.input_too_long("input.text", 9, 5).status
+    status.message = message
+    status.details.add().Pack(BadRequest(field_violations=[BadRequest.FieldViolation(description="x" * 10_000)]))
+    cut = errors.fitting(errors.with_execution_id(status, "00abc"))
+    assert len(cut.SerializeToString()) <= errors.MAX_STATUS_BYTES
+    percent_encoded = 3 * len(cut.message.encode()) if not message.isascii() else len(cut.message)
+    assert percent_encoded <= 1024
+    assert (errors.reason_of(cut), cut.code) == ("INPUT_TOO_LONG", status.code)
+
+
+def test_a_status_that_fits_is_left_alone() -> None:
+    for example in EXAMPLES:
+        assert errors.fitting(example.status) is example.status

@@ -85,7 +85,7 @@ async def test_more_inputs_than_the_worker_has_slots(service: Service) -> None:
 async def test_generate_names_its_execution(service: Service) -> None:
     call = service.inference.Generate(generate_request("a"))
     await call
-    assert len(dict(await call.initial_metadata())["x-execution-id"]) == 28
+    assert len(dict(await call.trailing_metadata())["x-execution-id"]) == 28
 
 
 async def test_tokenize_and_detokenize(service: Service) -> None:
@@ -111,6 +111,13 @@ async def test_tokenize_and_detokenize(service: Service) -> None:
     assert [detokenized.outputs[i].result.text for i in (0, 3)] == [" w1 w2", " w7"]
     assert fields(detokenized.outputs[2].error) == ["inputs[2].ids[0]"]
     assert detokenized.timing.worker_id == "w1"
+
+
+async def test_a_worker_s_error_names_the_input_as_the_caller_counts(service: Service) -> None:
+    inputs = [TextInput(text=text) for text in ("", "a", "refuse", " ", "refuse")]
+    response = await service.inference.Tokenize(pb.TokenizeRequest(inputs=inputs))
+    found = [fields(output.error) for output in response.outputs if output.HasField("error")]
+    assert found == [[f"inputs[{position}].text"] for position in (0, 2, 3, 4)]
 
 
 async def test_a_failing_stream_ends_with_its_status_and_its_execution(service: Service) -> None:

@@ -13,9 +13,9 @@ from xlmstream_worker.training.vocabulary import encode_words
 from xlmstream_worker.xlm import XLMTokenizer
 
 WORDS = {
-    "de": "der Hund die Katze sieht hört ruft und heute nicht König Stadt".split(),
-    "en": "the dog a cat sees hears calls and today not king city".split(),
-    "fr": "le chien la chatte voit entend appelle et aujourd'hui pas roi ville".split(),
+    "de": ["der", "Hund", "die", "Katze", "sieht", "hört", "ruft", "und", "heute", "nicht", "König", "Stadt"],
+    "en": ["the", "dog", "a", "cat", "sees", "hears", "calls", "and", "today", "not", "king", "city"],
+    "fr": ["le", "chien", "la", "chatte", "voit", "entend", "appelle", "et", "aujourd'hui", "pas", "roi", "ville"],
 }
 
 

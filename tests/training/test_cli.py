@@ -1,5 +1,9 @@
 """`xlmstream-train` from a corpus to a card, and its answers to mistakes."""
 
+import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +67,21 @@ def test_mistakes_are_told_without_a_trace(tmp_path: Path, capsys: pytest.Captur
     assert "none.tsv" in capsys.readouterr().err
     assert main(["run", "nothing", "x.tsv", "--run", str(tmp_path)]) == 2
     assert "no recipe 'nothing'" in capsys.readouterr().err
+
+
+def test_a_signal_ends_a_run_with_a_checkpoint(toy_file: Path, tmp_path: Path) -> None:
+    recipe, run = tmp_path / "tiny.toml", tmp_path / "run"
+    recipe.write_text(
+        RECIPE.format(objectives="[objectives.clm]").replace("steps = 20", "steps = 100000"), encoding="utf-8"
+    )
+    command = [sys.executable, "-c", "from xlmstream_worker.training.cli import main; main()"]
+    arguments = ["run", str(recipe), str(toy_file), "--run", str(run), "--threads", "1"]
+    with subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        # The first line of progress says that steps are being made.
+        first = process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+        assert process.wait(60) == 0
+    assert first.startswith("tiny ")
+    assert 0 < json.loads((run / "state" / "state.json").read_text())["step"] < 100_000

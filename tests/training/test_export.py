@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from xlmstream_worker.training.corpus import Aligned
 from xlmstream_worker.training.export import export_model, read_training
 from xlmstream_worker.training.measure import (
     embed,
@@ -15,7 +16,6 @@ from xlmstream_worker.training.measure import (
     retrieval_accuracy,
     wrapped,
 )
-from xlmstream_worker.training.corpus import Aligned
 from xlmstream_worker.training.pipeline import run_recipe
 from xlmstream_worker.training.recipe import Recipe
 from xlmstream_worker.training.samples import sample_texts

@@ -163,7 +163,7 @@ def test_too_long_names_the_field_and_the_figures(toy: LoadedModel) -> None:
     long = refusal(toy, generate("é " * 96))
     assert "input.text: 97 tokens, the model takes at most 95" in long.status.message
     ids = GenerateStreamRequest(input=TextInput(token_ids=TokenIds(ids=[20] * 96)))
-    assert "input.token_ids: 96 tokens" in refusal(toy, ids).status.message
+    assert "input.token_ids.ids: 96 tokens" in refusal(toy, ids).status.message
 
 
 def test_the_longest_prompt_leaves_room_for_one_token(toy: LoadedModel, engine: DecoderEngine) -> None:
@@ -181,6 +181,31 @@ def test_truncation_leaves_room_for_the_output(toy: LoadedModel, keep: int, word
     assert toy.tokenizer.convert_tokens_to_ids(word) in prompt
     request.parameters.max_new_tokens = 1000
     assert len(Generation(row(request), toy, "w").begin().prompt_ids) == 48
+
+
+def test_a_far_too_long_text_is_not_tokenised_whole(toy: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    tokenize = type(toy.tokenizer).__call__
+
+    def watched(tokenizer: object, text: str, **options: object) -> object:
+        seen.append(len(text))
+        return tokenize(tokenizer, text, **options)
+
+    monkeypatch.setattr(type(toy.tokenizer), "__call__", watched)
+    megabyte = "a " + "b c " * 250_000 + "z"
+    assert "at least " in refusal(toy, generate(megabyte)).status.message
+    request = generate(megabyte, max_new_tokens=20)
+    for keep, word in ((TRUNCATION_KEEP_START, "a</w>"), (TRUNCATION_KEEP_END, "z</w>")):
+        request.options.truncation = keep
+        prompt = Generation(row(request), toy, "w").begin().prompt_ids
+        assert len(prompt) == 76
+        assert toy.tokenizer.convert_tokens_to_ids(word) in prompt
+    assert max(seen) <= 64 * 96
+
+
+def test_white_space_does_not_make_a_text_too_long(toy: LoadedModel) -> None:
+    prompt = Generation(row(generate("a" + " " * 10_000 + "b")), toy, "w").begin().prompt_ids
+    assert prompt == Generation(row(generate("a b")), toy, "w").begin().prompt_ids
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ examples:
   xlmstream up --broker redis://localhost:6379/0
 
 It starts these, as you would by hand, with an embedded broker unless --broker names one:
-  xlmstream-server --broker URL --bind HOST:PORT
+  xlmstream-server --broker URL --listen HOST:PORT
   xlmstream-worker --broker URL [NAME[@VERSION]=]DIR ...
 """
 
@@ -92,7 +92,7 @@ def _up_flags(parser: argparse.ArgumentParser) -> None:
         "models", nargs="*", metavar="[NAME[@VERSION]=]DIR", help="model directories (default: the shipped demo model)"
     )
     parser.add_argument(
-        "--bind", dest="address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help="default: %(default)s"
+        "--listen", dest="address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help="default: %(default)s"
     )
     parser.add_argument("--broker", metavar="URL", help="a Redis or Valkey of yours (default: an embedded one)")
     parser.add_argument(

@@ -79,7 +79,7 @@ def _broker(url: str | None, data_dir: str | None) -> Iterator[str]:
 
 def _commands(arguments: argparse.Namespace, models: Sequence[str], url: str) -> dict[str, list[str]]:
     """The command lines of the parts, in the order in which they stop."""
-    gateway = ["xlmstream_server", "--broker", url, "--bind", arguments.address, "--dev"]
+    gateway = ["xlmstream_server", "--broker", url, "--listen", arguments.address, "--dev"]
     worker = ["xlmstream_worker", "--broker", url]
     for name in ("device", "dtype", "slots"):
         value = getattr(arguments, name)

@@ -31,8 +31,9 @@ if _version_not_supported:
 
 
 class InferenceServiceStub(object):
-    """Runs tasks on the served models. Errors are described in errors.proto. The initial metadata of every accepted call
-    carries "x-execution-id": the name of its execution; of the first one where a call with several inputs has several.
+    """Runs tasks on the served models. Errors are described in errors.proto. Every accepted call carries "x-execution-id",
+    the name of its execution: a stream in its initial metadata, as soon as it is accepted; a unary call in its trailing
+    metadata (of the first execution where several inputs have several; in the ErrorInfo where the call fails).
     """
 
     def __init__(self, channel):
@@ -109,8 +110,9 @@ class InferenceServiceStub(object):
 
 
 class InferenceServiceServicer(object):
-    """Runs tasks on the served models. Errors are described in errors.proto. The initial metadata of every accepted call
-    carries "x-execution-id": the name of its execution; of the first one where a call with several inputs has several.
+    """Runs tasks on the served models. Errors are described in errors.proto. Every accepted call carries "x-execution-id",
+    the name of its execution: a stream in its initial metadata, as soon as it is accepted; a unary call in its trailing
+    metadata (of the first execution where several inputs have several; in the ErrorInfo where the call fails).
     """
 
     def Generate(self, request, context):
@@ -281,8 +283,9 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService(object):
-    """Runs tasks on the served models. Errors are described in errors.proto. The initial metadata of every accepted call
-    carries "x-execution-id": the name of its execution; of the first one where a call with several inputs has several.
+    """Runs tasks on the served models. Errors are described in errors.proto. Every accepted call carries "x-execution-id",
+    the name of its execution: a stream in its initial metadata, as soon as it is accepted; a unary call in its trailing
+    metadata (of the first execution where several inputs have several; in the ErrorInfo where the call fails).
     """
 
     @staticmethod

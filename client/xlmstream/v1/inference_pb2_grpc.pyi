@@ -23,8 +23,9 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class InferenceServiceStub:
-    """Runs tasks on the served models. Errors are described in errors.proto. The initial metadata of every accepted call
-    carries "x-execution-id": the name of its execution; of the first one where a call with several inputs has several.
+    """Runs tasks on the served models. Errors are described in errors.proto. Every accepted call carries "x-execution-id",
+    the name of its execution: a stream in its initial metadata, as soon as it is accepted; a unary call in its trailing
+    metadata (of the first execution where several inputs have several; in the ErrorInfo where the call fails).
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -107,8 +108,9 @@ class InferenceServiceStub:
     """Turns token ids into texts."""
 
 class InferenceServiceAsyncStub:
-    """Runs tasks on the served models. Errors are described in errors.proto. The initial metadata of every accepted call
-    carries "x-execution-id": the name of its execution; of the first one where a call with several inputs has several.
+    """Runs tasks on the served models. Errors are described in errors.proto. Every accepted call carries "x-execution-id",
+    the name of its execution: a stream in its initial metadata, as soon as it is accepted; a unary call in its trailing
+    metadata (of the first execution where several inputs have several; in the ErrorInfo where the call fails).
     """
 
     Generate: grpc.aio.UnaryUnaryMultiCallable[
@@ -190,8 +192,9 @@ class InferenceServiceAsyncStub:
     """Turns token ids into texts."""
 
 class InferenceServiceServicer(metaclass=abc.ABCMeta):
-    """Runs tasks on the served models. Errors are described in errors.proto. The initial metadata of every accepted call
-    carries "x-execution-id": the name of its execution; of the first one where a call with several inputs has several.
+    """Runs tasks on the served models. Errors are described in errors.proto. Every accepted call carries "x-execution-id",
+    the name of its execution: a stream in its initial metadata, as soon as it is accepted; a unary call in its trailing
+    metadata (of the first execution where several inputs have several; in the ErrorInfo where the call fails).
     """
 
     @abc.abstractmethod

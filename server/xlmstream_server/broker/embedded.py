@@ -6,6 +6,9 @@ like any other.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import shutil
 import socket
 import subprocess
@@ -16,15 +19,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from xlmstream_server.broker.errors import BrokerDown, BrokerError
+from xlmstream_server.broker.errors import BrokerError
 from xlmstream_server.broker.link import Link
 
 START_S = 30.0
 STOP_S = 10.0
+LOCK_S = 2.0
 
 # A shell between us and the server holds a pipe from us. When it closes, because we stop or however we die, the shell
 # stops the server: nothing is left behind. It prints the server's process id.
-_GUARD = '"$@" </dev/null & server=$!; echo "$server"; read -r _; kill -TERM "$server"; wait "$server"'
+_GUARD = '"$@" </dev/null & server=$!; echo "$server"; read -r _; kill -TERM "$server" 2>/dev/null; wait "$server"'
 
 
 class EmbeddedBrokerError(Exception):
@@ -77,6 +81,7 @@ class EmbeddedBroker:
         """Start the server and wait until it answers."""
         program = _program()
         self._directory.mkdir(parents=True, exist_ok=True)
+        lock = _lock(self._directory / "broker.lock")
         if self._port is None:
             # Socket paths are limited to about 100 characters, whatever the data directory is called.
             self._sockets = Path(tempfile.mkdtemp(prefix="xlmstream-"))
@@ -93,7 +98,9 @@ class EmbeddedBroker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for us: the server stops last
+            pass_fds=(lock,),  # the lock is the server's: it lasts as long as anybody may write
         )
+        os.close(lock)
         assert self._guard.stdout is not None
         self._pid = int(self._guard.stdout.readline())
         try:
@@ -120,16 +127,16 @@ class EmbeddedBroker:
         expires = time.monotonic() + START_S
         try:
             while time.monotonic() < expires:
-                try:
+                time.sleep(0.02)
+                if not _running(self._pid):
+                    raise EmbeddedBrokerError(f"the embedded broker did not start: {_last_line(log)}")
+                with contextlib.suppress(BrokerError):
                     link.command("PING")
-                    return
-                except BrokerDown:
-                    if not _running(self._pid):
-                        raise EmbeddedBrokerError(f"the embedded broker did not start: {_last_line(log)}") from None
-                    time.sleep(0.02)
+                    info = link.command("INFO", "server")
+                    assert isinstance(info, bytes)
+                    if b"process_id:%d\r\n" % self._pid in info:
+                        return
             raise EmbeddedBrokerError(f"the embedded broker is not ready after {START_S:.0f} s; see {log}")
-        except BrokerError as error:
-            raise EmbeddedBrokerError(f"{self._url} is served by something else: {error}") from error
         finally:
             link.close()
 
@@ -146,6 +153,21 @@ def _program() -> Path:
         ) from error
     except RuntimeError as error:
         raise EmbeddedBrokerError(f"the embedded broker has no server for this machine: {error}") from error
+
+
+def _lock(path: Path) -> int:
+    """An exclusive lock on the data directory, as an open file; waits for a server that is just stopping."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    expires = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if time.monotonic() > expires:
+                os.close(lock)
+                raise EmbeddedBrokerError(f"{path.parent} is in use by another embedded broker") from None
+            time.sleep(0.02)
 
 
 def _free_port() -> int:

@@ -67,8 +67,12 @@ class TextFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, log_format: str, stream: IO[str]) -> None:
-    """Send the process's logs to `stream`. For the entry point only: a library leaves logging alone."""
+    """Send the process's logs to `stream`: ours from `level` on, those of libraries from warnings on.
+
+    For the entry point only: a library leaves logging alone.
+    """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     handler.addFilter(ContextFilter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("xlmstream_server").setLevel(level.upper())

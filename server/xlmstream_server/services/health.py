@@ -10,7 +10,6 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
 from xlmstream_server import errors
-from xlmstream_server.broker import GatewayBroker
 from xlmstream_server.call import CallMaker, Context
 from xlmstream_server.catalogue import Catalogue
 
@@ -23,9 +22,8 @@ NOT_SERVING = HealthCheckResponse.NOT_SERVING
 class HealthService(HealthServicer):  # type: ignore[misc]  # its module is untyped
     """Healthy means: a call made now can be accepted. False while the broker is away and once draining has begun."""
 
-    def __init__(self, services: frozenset[str], broker: GatewayBroker, catalogue: Catalogue, calls: CallMaker) -> None:
+    def __init__(self, services: frozenset[str], catalogue: Catalogue, calls: CallMaker) -> None:
         self._services = services
-        self._broker = broker
         self._catalogue = catalogue
         self._calls = calls
 
@@ -60,4 +58,4 @@ class HealthService(HealthServicer):  # type: ignore[misc]  # its module is unty
             able = True
         else:
             return None
-        return int(SERVING if able and self._broker.up and not self._calls.draining else NOT_SERVING)
+        return int(SERVING if able and self._catalogue.broker_up() and not self._calls.draining else NOT_SERVING)

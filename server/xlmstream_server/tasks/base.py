@@ -7,9 +7,9 @@ cancelled and timed is the same for all and lives in `unary`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
@@ -18,7 +18,7 @@ from xlmstream.v1.common_pb2 import RequestOptions, Task
 from xlmstream_server.broker.v1.messages_pb2 import Event
 from xlmstream_server.catalogue import ServedModel
 from xlmstream_server.config import Limits
-from xlmstream_server.errors import ServiceError
+from xlmstream_server.errors import ServiceError, relocated
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -57,8 +57,8 @@ class UnaryTask(ABC, Generic[Request, Output, Response]):
         """The executions that answer the inputs at the positions `good`."""
 
     @abstractmethod
-    def outputs(self, events: Sequence[Event]) -> Sequence[Output]:
-        """One output for each input of the piece whose events these are, the terminal one included."""
+    def outputs(self, piece: Piece, events: Sequence[Event]) -> Sequence[Output]:
+        """One output for each input of `piece`, whose events these are, the terminal one included."""
 
     @abstractmethod
     def failed(self, status: Status) -> Output:
@@ -67,3 +67,19 @@ class UnaryTask(ABC, Generic[Request, Output, Response]):
     @abstractmethod
     def response(self, outputs: Sequence[Output], ends: Sequence[Event]) -> Response:
         """The answer, given all outputs in order and the terminal event of each piece that ended well."""
+
+
+class Fallible(Protocol):
+    """An output as every task has it: `oneof outcome { result, google.rpc.Status error }`."""
+
+    @property
+    def error(self) -> Status: ...
+
+    def HasField(self, field_name: Literal["error"], /) -> bool: ...  # noqa: N802  # protobuf's name
+
+
+def relocate_errors(outputs: Iterable[Fallible], inputs: Sequence[int]) -> None:
+    """Name fields as the caller knows them: a worker counts only the inputs that it was sent."""
+    for sent, (output, position) in enumerate(zip(outputs, inputs, strict=True)):
+        if sent != position and output.HasField("error"):
+            output.error.CopyFrom(relocated(output.error, f"inputs[{sent}]", f"inputs[{position}]"))

@@ -48,7 +48,7 @@ class GenerateTask(UnaryTask[GenerateRequest, GenerateOutput, GenerateResponse])
             pieces.append(Piece((position,), single.SerializeToString(deterministic=True), cost))
         return pieces
 
-    def outputs(self, events: Sequence[Event]) -> Sequence[GenerateOutput]:
+    def outputs(self, piece: Piece, events: Sequence[Event]) -> Sequence[GenerateOutput]:
         return [GenerateOutput(result=assemble(events))]
 
     def failed(self, status: Status) -> GenerateOutput:

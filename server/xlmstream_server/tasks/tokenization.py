@@ -19,7 +19,7 @@ from xlmstream_server.broker.v1.messages_pb2 import Event
 from xlmstream_server.catalogue import ServedModel
 from xlmstream_server.config import Limits
 from xlmstream_server.errors import ServiceError
-from xlmstream_server.tasks.base import Piece, UnaryTask
+from xlmstream_server.tasks.base import Piece, UnaryTask, relocate_errors
 from xlmstream_server.validation import (
     Violations,
     check_ids,
@@ -51,7 +51,8 @@ class TokenizeTask(UnaryTask[TokenizeRequest, TokenizeOutput, TokenizeResponse])
         cost = sum(model.estimate_tokens(given) for given in inputs)
         return [Piece(tuple(good), kept.SerializeToString(deterministic=True), cost)]
 
-    def outputs(self, events: Sequence[Event]) -> Sequence[TokenizeOutput]:
+    def outputs(self, piece: Piece, events: Sequence[Event]) -> Sequence[TokenizeOutput]:
+        relocate_errors(events[-1].tokenized.outputs, piece.inputs)
         return events[-1].tokenized.outputs
 
     def failed(self, status: Status) -> TokenizeOutput:
@@ -87,7 +88,8 @@ class DetokenizeTask(UnaryTask[DetokenizeRequest, DetokenizeOutput, DetokenizeRe
         cost = sum(len(ids.ids) for ids in inputs)
         return [Piece(tuple(good), kept.SerializeToString(deterministic=True), cost)]
 
-    def outputs(self, events: Sequence[Event]) -> Sequence[DetokenizeOutput]:
+    def outputs(self, piece: Piece, events: Sequence[Event]) -> Sequence[DetokenizeOutput]:
+        relocate_errors(events[-1].detokenized.outputs, piece.inputs)
         return events[-1].detokenized.outputs
 
     def failed(self, status: Status) -> DetokenizeOutput:

@@ -2,8 +2,10 @@
 
 import argparse
 import dataclasses
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,6 +20,8 @@ from .pipeline import learn_tokenizer, run_recipe
 from .progress import shown_progress
 from .recipe import Recipe, RecipeError, load_recipe, preset_names
 from .trainer import Sitting
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,11 +83,12 @@ def _run(options: argparse.Namespace) -> None:
     recipe = _changed(load_recipe(options.recipe), options)
     if options.threads:
         torch.set_num_threads(options.threads)
-    with shown_progress(recipe.name) as report:
+    with shown_progress(recipe.name) as report, _stop_signals() as interrupted:
         sitting = Sitting(
             device=torch.device(options.device),
             bfloat16=options.bf16,
             max_seconds=60 * options.minutes if options.minutes else float("inf"),
+            interrupted=interrupted,
             report=report,
         )
         progress = run_recipe(recipe, options.files, options.run, sitting, options.tokenizer)
@@ -92,6 +97,18 @@ def _run(options: argparse.Namespace) -> None:
         return
     export_model(options.run, options.run / "model")
     print(f"{options.run / 'model'}: loss {progress.best_loss:.3f} at step {progress.best_step}")
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM end a run after the present step, with a checkpoint."""
+    seen: list[int] = []
+    before = {number: signal.signal(number, lambda got, frame: seen.append(got)) for number in STOP_SIGNALS}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _changed(recipe: Recipe, options: argparse.Namespace) -> Recipe:

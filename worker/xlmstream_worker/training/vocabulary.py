@@ -9,7 +9,7 @@ from xlmstream_worker.xlm import XLMTokenizer
 from xlmstream_worker.xlm.rewriting import PlainText
 from xlmstream_worker.xlm.words import WordCutter
 
-from .bpe import learn_vocabulary
+from .bpe import SPECIAL_TOKENS, learn_vocabulary
 
 # Letters of western European languages, digits and punctuation: what users type though a corpus may lack it.
 ALPHABET = (
@@ -41,6 +41,8 @@ def make_tokenizer(
         directory / "vocab.json",
         directory / "merges.txt",
         bos_token="</s>",  # noqa: S106 - a token, not a password
+        # Without a role now, but still no text.
+        additional_special_tokens=("<s>", *SPECIAL_TOKENS[4:]),
         lang2id=lang2id,
         id2lang={str(index): lang for lang, index in lang2id.items()},
         do_lowercase_and_remove_accent=False,
@@ -52,5 +54,4 @@ def make_tokenizer(
 
 def encode_words(tokenizer: XLMTokenizer, text: str, lang: str) -> list[int]:
     """Ids of a text without special tokens."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False, lang=lang)
-    return ids
+    return tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text, lang=lang))
