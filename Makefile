@@ -16,8 +16,9 @@ TEST_ARGS ?=
 demo: setup
 	$(RUN) examples/demo.py
 
+# One compute thread a process: tests run many processes, and two threads on a busy core wait for each other.
 test: setup
-	$(RUN) -m pytest $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest $(TEST_ARGS)
 
 check: setup
 	$(RUN) -m ruff check .

@@ -90,14 +90,14 @@ def invalid_input(violations: Iterable[tuple[str, str]]) -> Status:
     return build(ErrorReason.ERROR_REASON_INVALID_INPUT, f"{field}: {description}{more}", bad_request)
 
 
-def input_too_long(field: str, tokens: int, max_tokens: int) -> Status:
-    """INPUT_TOO_LONG for the input at `field`, with its count of tokens and the most the model takes."""
+def input_too_long(field: str, tokens: int, max_tokens: int, *, at_least: bool = False) -> Status:
+    """INPUT_TOO_LONG for the input at `field`, with its count of tokens (or a lower bound) and the model's limit."""
+    count = f"at least {tokens}" if at_least else str(tokens)
+    violation = BadRequest.FieldViolation(field=field, description=f"at most {max_tokens} tokens")
     return build(
         ErrorReason.ERROR_REASON_INPUT_TOO_LONG,
-        f"{field}: {tokens} tokens, the model takes at most {max_tokens}; shorten it or set options.truncation",
-        BadRequest(
-            field_violations=[BadRequest.FieldViolation(field=field, description=f"at most {max_tokens} tokens")]
-        ),
+        f"{field}: {count} tokens, the model takes at most {max_tokens}; shorten it or set options.truncation",
+        BadRequest(field_violations=[violation]),
         metadata={"tokens": str(tokens), "max": str(max_tokens)},
     )
 

@@ -244,7 +244,7 @@ async def test_a_broker_that_lost_its_last_second_is_filled_up(
     kept = client.get(f"{ROOT}j:{name}")
     worker.publish([Output(name, tuple(events[1:4]))])
     client.set(f"{ROOT}j:{name}", kept, keepttl=True)
-    client.hset(f"{ROOT}r:{name}", "n_ev", 1)
+    client.hset(f"{ROOT}own:{worker.life}", name, 1)
     worker.publish([Output(name, tuple(events[4:]))])
     assert list((await gateway.follow(name)).events) == events
 
@@ -255,7 +255,7 @@ async def test_rows_the_broker_no_longer_knows_are_dropped(
     asked = envelope(gateway, journaled=True)
     await gateway.submit(asked)
     worker.take(1)
-    client.delete(f"{ROOT}r:{asked.execution_id}")
+    client.delete(f"{ROOT}r:{asked.execution_id}", f"{ROOT}own:{worker.life}")
     published = worker.publish([Output(asked.execution_id, (delta("x"),))])
     assert published.stop == {asked.execution_id: Stop.LOST}
     assert worker.held == ()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from xlmstream_worker.drawing import draw, drawings_of, pick, weights_left
 from xlmstream_worker.draws import signed_seed, uniforms
 from xlmstream_worker.penalties import History, Occurrence
-from xlmstream_worker.sampling import Drawing, mass_floor, pick, share_floor, top_k_floor, weights_left
 from xlmstream_worker.scheduler import Row
+from xlmstream_worker.selection import best_k, best_token, mass_floor, share_floor
 from xlmstream_worker.sequences import SamplingParameters, SequenceRequest
 
 
@@ -38,7 +41,7 @@ def test_nuclei_are_the_smallest_that_suffice(scale: float, top_p: float, vocabu
     wanted = torch.full((3,), top_p)
     weights = scores.exp()
     for floor in (
-        share_floor(scores, weights, wanted),
+        share_floor(scores, weights, wanted, weights.sum(-1)),
         mass_floor(scores, weights, wanted * weights.sum(-1)),
     ):
         for row in range(3):
@@ -51,21 +54,20 @@ def test_nuclei_are_the_smallest_that_suffice(scale: float, top_p: float, vocabu
             )
 
 
-def test_the_nucleus_lies_within_the_best_k() -> None:
-    scores = torch.tensor([[0.5, 0.25, 0.125, 0.0625, 0.0625]]).log()
-    scores -= scores.amax()
-    floor = top_k_floor(scores, torch.tensor([2]), 2)
-    assert (scores >= floor[:, None]).sum() == 2
-    # Among these two the first has 2/3 of the weight: it alone reaches 0.6.
-    weights = scores.exp().masked_fill_(scores < floor[:, None], 0.0)
-    narrow = share_floor(scores, weights, torch.tensor([0.6]))
-    assert (scores >= narrow[:, None]).tolist() == [[True, False, False, False, False]]
-
-
-def test_top_k_keeps_k_per_row() -> None:
-    scores = shifted(4, 1000, 1.0, 0)
-    floor = top_k_floor(scores, torch.tensor([1, 7, 0, 1000]), 1000)
-    assert (scores >= floor[:, None]).sum(-1).tolist() == [1, 7, 1000, 1000]
+@pytest.mark.parametrize("vocabulary", [5, 64, 256, 1000, 4096, 30208])
+def test_selection_equals_that_of_torch(vocabulary: int) -> None:
+    scores = shifted(6, vocabulary, 1.0, 2)
+    scores[0] = 0.5  # all equal: the first wins
+    scores[1, vocabulary // 2 :] = -torch.inf
+    ids, values = best_token(scores)
+    assert ids.tolist() == [0, *scores[1:].argmax(-1).tolist()]
+    assert values.tolist() == scores.amax(-1).tolist()
+    for k in (1, 3, 40, 300):
+        if k <= vocabulary // 2:
+            values, ids = best_k(scores[1:], k)
+            expected = scores[1:].topk(k)
+            assert values.equal(expected.values)
+            assert ids.equal(expected.indices)
 
 
 @pytest.mark.parametrize("vocabulary", [1, 7, 256, 257, 1000])
@@ -146,27 +148,50 @@ WISHES = [
 ]
 
 
+def restricted_by_transformers(scores: Tensor, wish: SamplingParameters) -> Tensor:
+    """Probabilities float64 (V,)."""
+    warpers = pytest.importorskip("transformers", reason="the oracle is not installed").generation.logits_process
+    left = warpers.TemperatureLogitsWarper(wish.temperature)(None, scores[None])
+    if wish.top_k:
+        left = warpers.TopKLogitsWarper(wish.top_k)(None, left)
+    if wish.top_p < 1:
+        left = warpers.TopPLogitsWarper(wish.top_p)(None, left)
+    if wish.min_p > 0:
+        left = warpers.MinPLogitsWarper(wish.min_p)(None, left)
+    if wish.typical_p < 1:
+        left = warpers.TypicalLogitsWarper(wish.typical_p)(None, left)
+    return left.double().softmax(-1)[0]
+
+
 @pytest.mark.parametrize("scale", [0.2, 1.0, 4.0])
 def test_restrictions_leave_what_those_of_transformers_leave(scale: float) -> None:
-    warpers = pytest.importorskip("transformers", reason="the oracle is not installed").generation.logits_process
-    scores = shifted(len(WISHES), 3000, scale, 3)
-    drawing = Drawing.of(rows_of(*WISHES), scores.device)
-    assert drawing is not None
-    weights = weights_left(scores.clone(), drawing)
-    for row, wish in enumerate(WISHES):
-        expected = warpers.TemperatureLogitsWarper(wish.temperature)(None, scores[row : row + 1])
-        if wish.top_k:
-            expected = warpers.TopKLogitsWarper(wish.top_k)(None, expected)
-        if wish.top_p < 1:
-            expected = warpers.TopPLogitsWarper(wish.top_p)(None, expected)
-        if wish.min_p > 0:
-            expected = warpers.MinPLogitsWarper(wish.min_p)(None, expected)
-        if wish.typical_p < 1:
-            expected = warpers.TypicalLogitsWarper(wish.typical_p)(None, expected)
-        probabilities = expected.double().softmax(-1)[0]
-        ours = weights[row].double() / weights[row].double().sum()
+    for wish in WISHES:
+        scores = shifted(2, 3072, scale, 3)
+        expected = restricted_by_transformers(scores[1], wish)
+        (drawing,) = drawings_of(rows_of(wish, wish), scores.device)
+        weights = weights_left((scores - scores.amax(-1, keepdim=True)) / wish.temperature, drawing)[1].double()
         # A token at the very edge may fall on either side.
-        assert (ours - probabilities).abs().sum() < 2.5 * float(probabilities[probabilities > 0].min()) + 1e-5
+        edge = float(expected[expected > 0].min())
+        assert (weights / weights.sum() - expected).abs().sum() < 2.5 * edge + 1e-5
+
+
+@pytest.mark.parametrize("scale", [0.2, 4.0])
+def test_all_ways_of_drawing_draw_the_same(scale: float) -> None:
+    """The shortcuts for top-k and top-p, whatever the rows beside, pick from the weights of the general way."""
+    wishes = [replace(wish, seed=seed) for wish in WISHES for seed in range(12)]
+    scores = shifted(len(wishes), 3072, scale, 5)
+    index = torch.arange(len(wishes))
+    rows = rows_of(*wishes)
+    drawn = torch.full((len(rows),), -1)
+    for drawing in drawings_of(rows, scores.device):
+        assert drawing.rows is not None
+        drawn[drawing.rows] = draw(scores[drawing.rows], drawing, index[drawing.rows])
+    for place, wish in enumerate(wishes):
+        cumulated = restricted_by_transformers(scores[place], wish).cumsum(0)
+        uniform = uniforms(torch.tensor([signed_seed(wish.seed)]), torch.tensor([0]), index[place : place + 1])
+        got = int(drawn[place])
+        below = float(cumulated[got - 1]) if got else 0.0
+        assert below - 1e-3 <= float(uniform) <= float(cumulated[got]) + 1e-3
 
 
 def test_presence_and_frequency_count_the_output_only() -> None:

@@ -1,9 +1,12 @@
 """Forks worker processes that have loaded PyTorch and met the model before: they start in tenths, not in seconds.
 
-Reads one JSON object a line, {"arguments": [...], "log": path, "step_ms": number, "poison": word or null}, forks a
-process that runs `xlmstream-worker` with those arguments, and answers with its process id. `step_ms` makes each decode
-step take that much longer, as a real model's would; a prompt that holds `poison` kills the process that tokenises it,
-as a defect in a library can.
+Reads one JSON object a line, forks a process that runs `xlmstream-worker`, and answers with its process id:
+
+    arguments   those of the command
+    log         path of the file that takes its output
+    step_ms     each decode step takes that much longer, as a real model's would
+    poison      a prompt that holds this word kills the process that tokenises it, as a defect in a library can
+    hang_after  after so many steps a step never returns, as on a wedged device; 0 for never
 
     python nursery.py MODEL_DIRECTORY
 """
@@ -17,8 +20,8 @@ import sys
 import time
 from pathlib import Path
 
-from xlmstream_worker import __main__ as worker
-from xlmstream_worker import preparing
+from xlmstream_worker import __main__ as command
+from xlmstream_worker import preparing, process
 from xlmstream_worker.config import DeviceConfig, ModelConfig
 from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.models import LoadedModel, load_model
@@ -27,13 +30,21 @@ from xlmstream_worker.sequences import StepResult
 from xlmstream_worker.tasks.generate import Generation
 
 
-def be_slow(step_ms: float) -> None:
+def be_slow(step_ms: float, hang_after: int) -> None:
     class SlowEngine(DecoderEngine):
+        steps = 0
+
+        def warm_up(self) -> None:
+            """Without it, steps are counted from the first request on."""
+
         def step(self) -> StepResult:
             time.sleep(step_ms / 1000)
+            self.steps += 1
+            if self.steps == hang_after:
+                time.sleep(3600)
             return super().step()
 
-    worker.DecoderEngine = SlowEngine
+    process.DecoderEngine = SlowEngine
 
 
 def be_mortal(poison: str) -> None:
@@ -52,11 +63,11 @@ def become_worker(order: dict[str, object]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    if order["step_ms"]:
-        be_slow(order["step_ms"])
+    if order["step_ms"] or order["hang_after"]:
+        be_slow(order["step_ms"], order["hang_after"])
     if order["poison"]:
         be_mortal(order["poison"])
-    sys.exit(worker.main(order["arguments"]))
+    sys.exit(command.main(order["arguments"]))
 
 
 def main() -> None:

@@ -121,15 +121,22 @@ class Service:
     # Workers
 
     def worker(
-        self, *flags: str, lease_s: float = 2.0, slots: int = 32, step_ms: float = 0, poison: str | None = None
+        self,
+        *flags: str,
+        lease_s: float = 2.0,
+        slots: int = 32,
+        step_ms: float = 0,
+        poison: str | None = None,
+        hang_after: int = 0,
     ) -> WorkerProcess:
-        """Start a worker; returns when it serves."""
+        """Start a worker; returns when it serves. `nursery` tells what the last three mean."""
         self._serial += 1
         log = self._directory / f"worker-{self._serial}.log"
         log.touch()
         arguments = ["--broker", self.broker_url, "--lease-s", str(lease_s), "--slots", str(slots), "--threads", "1"]
         arguments += ["--log-format", "json", "--log-level", "debug", *flags, f"toy={self._model}"]
-        order = {"arguments": arguments, "log": str(log), "step_ms": step_ms, "poison": poison}
+        order = {"arguments": arguments, "log": str(log), "step_ms": step_ms}
+        order |= {"poison": poison, "hang_after": hang_after}
         self._nursery.stdin.write(json.dumps(order) + "\n")
         self._nursery.stdin.flush()
         worker = WorkerProcess(int(self._nursery.stdout.readline()), log)
@@ -156,11 +163,11 @@ class Service:
         self._broker.stop()
         self._broker.start()
 
-    def wait_serving(self) -> None:
+    def wait_serving(self, model: str = "toy") -> None:
         """Until the gateway says that the model is served."""
         with grpc.insecure_channel(self.address) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            watch = stub.Watch(health_pb2.HealthCheckRequest(service="model/toy"), timeout=PATIENCE_S)
+            watch = stub.Watch(health_pb2.HealthCheckRequest(service=f"model/{model}"), timeout=PATIENCE_S)
             for answer in watch:
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     watch.cancel()

@@ -16,18 +16,20 @@ MARGIN = 1e-4
 
 
 class Solo:
-    """Greedy generation of one prompt at a time, in this process."""
+    """Greedy generation of one prompt at a time, in the model's default language, in this process."""
 
     def __init__(self, model: LoadedModel) -> None:
         self._model = model
+        self._language = model.card.default_language
+        self._language_id = model.language_id(self._language)
         self._engine = DecoderEngine(model.network, EngineConfig(max_slots=1))
 
     def prompt(self, text: str) -> list[int]:
-        return [self._model.begin_id, *text_ids(self._model, TextInput(text=text), "en", "input")]
+        return [self._model.begin_id, *text_ids(self._model, TextInput(text=text), self._language, "input")]
 
     def ids(self, text: str, count: int) -> list[int]:
         """The first `count` tokens after a prompt."""
-        self._engine.add(SequenceRequest("solo", tuple(self.prompt(text)), 0, max_new_tokens=count))
+        self._engine.add(SequenceRequest("solo", tuple(self.prompt(text)), self._language_id, max_new_tokens=count))
         ids: list[int] = []
         while not self._engine.idle:
             ids += [output.token_id for output in self._engine.step().tokens]
@@ -49,5 +51,5 @@ class Solo:
 
     def _scores(self, ids: Sequence[int]) -> torch.Tensor:
         with torch.no_grad():
-            langs = torch.zeros(1, len(ids), dtype=torch.int64)
+            langs = torch.full((1, len(ids)), self._language_id)
             return self._model.network(torch.tensor([list(ids)]), langs=langs).logits[0, -1]

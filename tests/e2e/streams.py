@@ -13,13 +13,14 @@ from xlmstream.v1.inference_pb2 import GenerateStreamRequest, GenerateStreamResp
 
 def request(text: str, tokens: int = 60, **parameters: object) -> GenerateStreamRequest:
     return GenerateStreamRequest(
+        options=RequestOptions(model="toy"),
         input=TextInput(text=text),
         parameters=GenerationParameters(max_new_tokens=tokens, ignore_eos=True, **parameters),
     )
 
 
 def with_options(request: GenerateStreamRequest, **options: object) -> GenerateStreamRequest:
-    request.options.CopyFrom(RequestOptions(**options))
+    request.options.MergeFrom(RequestOptions(**options))
     return request
 
 

@@ -13,8 +13,7 @@ from e2e.solo import Solo
 from e2e.streams import Reading, request, with_options
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
-from xlmstream.v1.common_pb2 import TextInput, TokenIds
-from xlmstream.v1.generation_pb2 import GenerationParameters
+from xlmstream.v1.common_pb2 import RequestOptions, TextInput, TokenIds
 from xlmstream.v1.inference_pb2 import GenerateStreamRequest
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 
 
 def with_input(given: TextInput) -> GenerateStreamRequest:
-    return GenerateStreamRequest(input=given)
+    return GenerateStreamRequest(options=RequestOptions(model="toy"), input=given)
 
 
 def with_language(language: str) -> GenerateStreamRequest:
@@ -43,7 +42,7 @@ BAD = {
     "empty text": (request(""), INVALID, "INVALID_INPUT", "input.text"),
     "white space": (request(" \n "), INVALID, "INVALID_INPUT", "input.text"),
     "control characters": (request("\u200d\u0007"), INVALID, "INVALID_INPUT", "input.text"),
-    "no input": (GenerateStreamRequest(), INVALID, "INVALID_INPUT", "input"),
+    "no input": (GenerateStreamRequest(options=RequestOptions(model="toy")), INVALID, "INVALID_INPUT", "input"),
     "unknown model": (with_options(request("the"), model="gpt"), NOT_FOUND, "MODEL_NOT_FOUND", None),
     "unknown version": (with_options(request("the"), model="toy@7"), NOT_FOUND, "MODEL_NOT_FOUND", None),
     "10,000 tokens": (request("the " * 10_000), INVALID, "INPUT_TOO_LONG", "input.text"),
@@ -140,11 +139,7 @@ async def test_parameters_of_sampling_reach_the_engine(service: Service, stub: I
     service.wait_serving()
 
     async def text(**parameters: object) -> str:
-        asked = GenerateStreamRequest(
-            input=TextInput(text="the"),
-            parameters=GenerationParameters(max_new_tokens=40, ignore_eos=True, **parameters),
-        )
-        return (await Reading().read(stub.GenerateStream(asked))).text
+        return (await Reading().read(stub.GenerateStream(request("the", 40, **parameters)))).text
 
     greedy = await text()
     assert await text(temperature=1.5, top_k=1, seed=1) == greedy

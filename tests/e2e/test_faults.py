@@ -90,6 +90,63 @@ async def test_a_worker_frozen_beyond_its_lease_wakes_up_fenced_and_serves_again
     service.wait_clean()
 
 
+async def test_a_worker_with_a_wedged_device_loses_its_streams_to_another(
+    service: Service, stub: InferenceServiceAsyncStub, solo: Solo
+) -> None:
+    lease_s, stall_limit_s = 1.5, 1.0
+    wedged = service.worker("--stall-limit-s", str(stall_limit_s), lease_s=lease_s, step_ms=20, hang_after=20)
+    service.wait_serving()
+    readings = [Reading() for _ in range(8)]
+    async with asyncio.TaskGroup() as group:
+        for reading, prompt in zip(readings, PROMPTS, strict=False):
+            group.create_task(reading.read(stub.GenerateStream(request(prompt, TOKENS))))
+        await until_async(lambda: all(len(reading.ids) >= 5 for reading in readings), "some tokens")
+        service.worker(lease_s=lease_s, step_ms=20)
+    assert wedged.alive
+    assert wedged.told("the decode loop is stuck")
+    for reading, prompt in zip(readings, PROMPTS, strict=False):
+        assert len(reading.ids) == TOKENS
+        solo.check(prompt, reading.ids)
+        assert stall_limit_s < reading.longest_pause_s < stall_limit_s + 1.5 * lease_s
+    service.wait_clean()
+
+
+async def test_a_generation_longer_than_the_lease_runs_once(service: Service, stub: InferenceServiceAsyncStub) -> None:
+    workers = [service.worker(lease_s=0.7, step_ms=40), service.worker(lease_s=0.7, step_ms=40)]
+    service.wait_serving()
+    reading = await Reading().read(stub.GenerateStream(request(PROMPTS[0], TOKENS)))
+    assert len(reading.ids) == TOKENS
+    ends = [entry for worker in workers for entry in worker.entries() if entry["event"] == "ended"]
+    assert [entry["attempt"] for entry in ends] == [1]
+    assert not any(worker.told("fenced") for worker in workers)
+
+
+async def test_workers_killed_again_and_again(service: Service, stub: InferenceServiceAsyncStub, solo: Solo) -> None:
+    """Each of three workers dies in turn, ten times in all, under 96 streams of changing lengths."""
+    settings = {"lease_s": 1.0, "step_ms": 10.0, "slots": 16}
+    workers = [service.worker(**settings) for _ in range(3)]
+    service.wait_serving()
+    readings = [Reading() for _ in range(96)]
+    lengths = [10 + 7 * place % 60 for place in range(96)]
+    prompts = [PROMPTS[5 * place % len(PROMPTS)] for place in range(96)]
+
+    async def kill_in_turn() -> None:
+        for victim in range(10):
+            await asyncio.sleep(0.4)
+            workers[victim % 3].signal(signal.SIGKILL)
+            workers[victim % 3] = await asyncio.to_thread(service.worker, **settings)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(kill_in_turn())
+        for reading, prompt, length in zip(readings, prompts, lengths, strict=True):
+            group.create_task(reading.read(stub.GenerateStream(request(prompt, length))))
+            await asyncio.sleep(0.03)
+    for reading, prompt, length in zip(readings, prompts, lengths, strict=True):
+        assert len(reading.ids) == length
+        solo.check(prompt, reading.ids)
+    service.wait_clean()
+
+
 async def test_sigterm_lets_running_streams_finish(
     service: Service, stub: InferenceServiceAsyncStub, solo: Solo
 ) -> None:

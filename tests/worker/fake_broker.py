@@ -21,10 +21,12 @@ class FakeBroker:
         self.stops: dict[str, Stop] = {}
         self.down = False
         self.fence = False
+        self.lose_take = False
         self.renewals = 0
         self.lives = 1
         self.cards: list[WorkerCard] = []
         self.handed_over: tuple[str, ...] | None = None
+        self._unanswered: list[Taken] = []
         self._held: dict[str, list[Event]] = {}  # with what is not sent
 
     @property
@@ -73,7 +75,11 @@ class FakeBroker:
         with self.changed:
             self._call()
             assert n > 0
-            taken, self.queue = self.queue[:n], self.queue[n:]
+            taken, self.queue = self._unanswered + self.queue[:n], self.queue[n:]
+            self._unanswered = []
+            if self.lose_take and taken:
+                self.lose_take, self._unanswered = False, taken
+                raise BrokerDown("the reply is lost")
             self._held |= {one.envelope.execution_id: [] for one in taken}
             return taken
 

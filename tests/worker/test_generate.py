@@ -183,6 +183,31 @@ def test_truncation_leaves_room_for_the_output(toy: LoadedModel, keep: int, word
     assert len(Generation(row(request), toy, "w").begin().prompt_ids) == 48
 
 
+def test_a_far_too_long_text_is_not_tokenised_whole(toy: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    tokenize = type(toy.tokenizer).__call__
+
+    def watched(tokenizer: object, text: str, **options: object) -> object:
+        seen.append(len(text))
+        return tokenize(tokenizer, text, **options)
+
+    monkeypatch.setattr(type(toy.tokenizer), "__call__", watched)
+    megabyte = "a " + "b c " * 250_000 + "z"
+    assert "at least " in refusal(toy, generate(megabyte)).status.message
+    request = generate(megabyte, max_new_tokens=20)
+    for keep, word in ((TRUNCATION_KEEP_START, "a</w>"), (TRUNCATION_KEEP_END, "z</w>")):
+        request.options.truncation = keep
+        prompt = Generation(row(request), toy, "w").begin().prompt_ids
+        assert len(prompt) == 76
+        assert toy.tokenizer.convert_tokens_to_ids(word) in prompt
+    assert max(seen) <= 64 * 96
+
+
+def test_white_space_does_not_make_a_text_too_long(toy: LoadedModel) -> None:
+    prompt = Generation(row(generate("a" + " " * 10_000 + "b")), toy, "w").begin().prompt_ids
+    assert prompt == Generation(row(generate("a b")), toy, "w").begin().prompt_ids
+
+
 @pytest.mark.parametrize(
     ("request_", "field"),
     [

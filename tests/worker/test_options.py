@@ -139,6 +139,7 @@ def test_choices_in_the_models_directory_stand_behind_those_of_the_flags(model: 
         ('{"causal": "yes"}', "causal of model xlm-demo must be true or false"),
         ('{"input_format": "bert"}', "input_format"),
         ('{"default_language": 3}', "default_language"),
+        ('{"dtype": "int8"}', "dtype of model xlm-demo must be one of float32"),
         ('{"version": 3}', "version of model"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -23,17 +24,19 @@ SLOTS = 4
 
 
 class WatchedEngine(DecoderEngine):
-    """Counts steps, and can be made to hang in one."""
+    """Counts steps, and can be made slow, or to hang in one."""
 
     def __init__(self, toy: LoadedModel) -> None:
         super().__init__(toy.network, EngineConfig(max_slots=SLOTS))
         self.steps = 0
+        self.step_s = 0.0
         self.may_step = threading.Event()
         self.may_step.set()
         self.after_step: Callable[[StepResult], None] = lambda result: None
 
     def step(self) -> StepResult:
         self.may_step.wait()
+        time.sleep(self.step_s)
         result = super().step()
         self.steps += 1
         self.after_step(result)
@@ -155,10 +158,20 @@ def test_nothing_is_lost_while_the_broker_is_away(broker: FakeBroker, engine: Wa
 
 
 @pytest.mark.usefixtures("serving")
+def test_what_a_take_gave_whose_reply_was_lost_runs_beside_what_runs(broker: FakeBroker, engine: WatchedEngine) -> None:
+    engine.step_s = 0.01
+    broker.give(taken("long", max_new_tokens=90))
+    broker.until(lambda: len(broker.events.get("long", ())) > 2)
+    broker.lose_take = True
+    broker.give(taken("r"))
+    broker.until(lambda: broker.ended("r"))
+    assert not broker.ended("long")
+
+
+@pytest.mark.usefixtures("serving")
 def test_after_fencing_a_new_life_begins_without_the_old_rows(broker: FakeBroker, engine: WatchedEngine) -> None:
     broker.give(taken("whole", max_new_tokens=40))
     broker.until(lambda: broker.ended("whole"))
-    engine.after_step = lambda result: None
     broker.give(taken("r", max_new_tokens=40))
     broker.until(lambda: len(broker.events.get("r", ())) > 5)
     with broker.changed:
@@ -255,7 +268,7 @@ def test_draining_lets_running_work_finish_and_takes_nothing(broker: FakeBroker,
 def test_draining_hands_over_what_outlasts_the_grace(
     broker: FakeBroker, engine: WatchedEngine, serving: Serving
 ) -> None:
-    engine.after_step = lambda result: threading.Event().wait(0.02) and None
+    engine.step_s = 0.02
     broker.give(taken("r", max_new_tokens=80))
     broker.until(lambda: len(broker.events.get("r", ())) > 2)
     serving.drain(0.05)

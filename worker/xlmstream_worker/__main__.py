@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import re
-import secrets
-import signal
-import socket
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from xlmstream.v1.common_pb2 import TASK_GENERATE
-from xlmstream_server.broker import BrokerDown, BrokerMisconfigured, WorkerBroker
-
 from xlmstream_worker import observe, options
-from xlmstream_worker.config import BrokerConfig, ConfigError, DeviceConfig, WorkerConfig
-from xlmstream_worker.decoder import DecoderEngine
-from xlmstream_worker.encoder import EncoderConfig, EncoderEngine
-from xlmstream_worker.models import LoadedModel, load_model
-from xlmstream_worker.ready import ReadyFile, is_fresh
-from xlmstream_worker.sequences import EngineConfig
-from xlmstream_worker.serving import Engines, Serving
-from xlmstream_worker.xlm import XLMWithLMHeadModel
+from xlmstream_worker.config import ConfigError
+from xlmstream_worker.ready import is_fresh
 
-CONNECT_EVERY_S = 1.0
 EXIT_CONFIG = 2
-EXIT_DEFECT = 70
-
-log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,11 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = options.load(flags, os.environ)
         observe.set_up(config.process.log_level, config.process.log_format)
-        _set_up_torch(config.device)
-        models = [load_model(model, config.device) for model in config.models]
-        engines = [_engines(model, config.device) for model in models]
-        _serve(config, models, engines)
-    except (ConfigError, BrokerMisconfigured, OSError, ValueError) as error:
+        # Imported here because PyTorch takes seconds, and a health check runs every few of them.
+        from xlmstream_worker.process import run
+
+        run(config)
+    except (ConfigError, OSError, ValueError) as error:
         parser.exit(EXIT_CONFIG, f"xlmstream-worker: {error}\n")
     return 0
 
@@ -71,88 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     options.add_options(parser)
     return parser
-
-
-def _set_up_torch(device: DeviceConfig) -> None:
-    if device.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device {device.device}: PyTorch sees no GPU here")
-    if device.threads:
-        torch.set_num_threads(device.threads)
-
-
-def _engines(model: LoadedModel, device: DeviceConfig) -> Engines:
-    """The engines of a model, warm."""
-    began = time.monotonic()
-    encoder = EncoderEngine(model.network, EncoderConfig(device.batch_tokens or None))
-    encoder.warm_up()
-    decoder = None
-    if isinstance(model.network, XLMWithLMHeadModel) and TASK_GENERATE in model.card.tasks:
-        config = EngineConfig(max_slots=device.slots, device=device.device, dtype=device.dtype)
-        decoder = DecoderEngine(model.network, config)
-        decoder.warm_up()
-    log.info("warm", extra=observe.fields(model=model.full_name, seconds=round(time.monotonic() - began, 2)))
-    return Engines(decoder, encoder)
-
-
-def _serve(config: WorkerConfig, models: Sequence[LoadedModel], engines: Sequence[Engines]) -> None:
-    """Connect, serve every model until a signal, drain."""
-    threading.excepthook = _die
-    stopping = threading.Event()
-    servings: list[Serving] = []
-
-    def stop(*_: object) -> None:
-        grace_s = 0.0 if stopping.is_set() else config.broker.drain_grace_s
-        stopping.set()
-        for serving in servings:
-            serving.drain(grace_s)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    ready = ReadyFile(config.process.ready_file, [model.full_name for model in models])
-    worker = _worker_name()
-    for place, (model, own) in enumerate(zip(models, engines, strict=True)):
-        broker = _connect(config.broker, model, f"{worker}-{place}", stopping)
-        if broker is None:
-            return
-        serving = Serving(model, own, broker, ready.beat(model.full_name), config.broker.stall_limit_s)
-        servings.append(serving)
-        serving.start()
-    log.info("ready", extra=observe.fields(worker=worker, models=len(servings), device=config.device.device))
-    for serving in servings:
-        serving.join()
-    ready.remove()
-
-
-def _connect(
-    config: BrokerConfig, model: LoadedModel, worker_id: str, stopping: threading.Event
-) -> WorkerBroker | None:
-    """A place in the queue, as soon as the broker is there; None if told to stop before."""
-    while not stopping.is_set():
-        try:
-            return WorkerBroker.connect(
-                config.broker,
-                worker_id=worker_id,
-                models=[model.full_name],
-                lease_s=config.lease_s,
-                allow_volatile=config.allow_volatile,
-            )
-        except BrokerDown as down:
-            log.warning("broker away", extra=observe.fields(error=str(down)))
-            stopping.wait(CONNECT_EVERY_S)
-    return None
-
-
-def _worker_name() -> str:
-    """New for each process, and telling where it runs."""
-    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:24]
-    return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
-
-
-def _die(failure: threading.ExceptHookArgs) -> None:
-    """A thread met a defect: end like a crash, so that other workers take the rows over when the lease runs out."""
-    if failure.exc_value is not None:
-        log.critical("a thread failed", extra=observe.fields(error=observe.where(failure.exc_value)))
-    os._exit(EXIT_DEFECT)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-MODEL_CHOICES = ("version", "causal", "input_format", "default_language")
+MODEL_CHOICES = ("version", "causal", "input_format", "default_language", "dtype")
 """What may be chosen for a model: in flags, in [[models]], or in the `xlmstream.json` of its directory."""
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -56,7 +58,9 @@ class DeviceConfig:
     """What the models compute on, and how much at once."""
 
     device: str = _option("cpu", '"cpu", "cuda" or "cuda:N"')
-    dtype: Literal["float32", "bfloat16", "float16"] = _option("float32", "what the models compute in")
+    dtype: Literal["float32", "bfloat16", "float16"] = _option(
+        "float32", "what models compute in, if not told otherwise"
+    )
     slots: int = _option(32, "most sequences a model decodes at once, 1 to 4096")
     batch_tokens: int = _option(0, "most tokens a model encodes at once; 0: 2048 on a CPU, 16384 on a GPU")
     threads: int = _option(0, "threads of PyTorch on the CPU; 0 lets PyTorch choose")
@@ -95,6 +99,8 @@ class ModelConfig:
     """Default "huggingface"."""
     default_language: str | None = None
     """Default: the language whose id is `lang_id` in config.json."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Default: that of the device."""
 
     def __post_init__(self) -> None:
         _check_name("model name", self.name)
@@ -108,6 +114,8 @@ class ModelConfig:
             raise ConfigError(f"input_format of model {self.name} must be huggingface or original")
         if self.default_language is not None and type(self.default_language) is not str:
             raise ConfigError(f"default_language of model {self.name} must be a language code")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ConfigError(f"dtype of model {self.name} must be one of {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True, slots=True)

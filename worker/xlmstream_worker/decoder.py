@@ -166,25 +166,24 @@ class DecoderEngine:
         cache, slots = self._cache, batch.slots
         context = max(row.tokens for row in batch.rows)
         scores = self._forward.scores(batch)
-        searches = self._searches_fed(batch, scores) if self._searches else ()
+        searching = [place for place, row in enumerate(batch.rows) if row.request.beam_search is not None]
+        kept = [(batch.rows[place], scores[place].clone()) for place in searching]
         history = History(cache.tokens[slots, :context], cache.lengths[slots], plan.prompt_lengths)
         choice = choose(scores, history, plan)
         cache.append(slots, choice.ids.clamp(min=0))
-        for search in searches:
-            search.advance(cache)
-        self._readback.send(Launch.of(batch.rows, choice, plan.logprobs, searches))
+        self._readback.send(Launch.of(batch.rows, choice, plan.logprobs, self._advance_searches(kept)))
         for row in batch.rows:
             row.produced += 1
             row.leaving |= row.produced == row.limit
 
-    def _searches_fed(self, batch: Batch, scores: Tensor) -> tuple[BeamSearch, ...]:
-        """Give beam searches the scores of their rows; returns those that have all of theirs."""
-        fed: dict[str, BeamSearch] = {}
-        for place, row in enumerate(batch.rows):
-            if row.request.key in self._searches:
-                fed[row.request.key] = self._searches[row.request.key]
-                fed[row.request.key].feed(row, scores[place])
-        return tuple(search for search in fed.values() if search.fed)
+    def _advance_searches(self, fed: Sequence[tuple[Row, Tensor]]) -> tuple[BeamSearch, ...]:
+        """Give beam searches the scores of their rows and advance those that have all of theirs."""
+        for row, scores in fed:
+            self._searches[row.request.key].feed(row, scores)
+        ready = [self._searches[key] for key in {row.request.key: None for row, _ in fed} if self._searches[key].fed]
+        for search in ready:
+            run_isolated(lambda only: only[0].advance(self._cache), [search], self._fail_search)
+        return tuple(search for search in ready if not search.rows[0].silent)
 
     def _plan(self, rows: Sequence[Row]) -> tuple[Batch, SamplingPlan]:
         """The tensors that describe these rows, made again only when the rows of the lane change."""
@@ -258,9 +257,12 @@ class DecoderEngine:
     def _fail_row(self, row: Row, failure: Failure) -> None:
         search = self._searches.get(row.request.key)
         if search is not None:
-            self._ready += self._end_search(search, failure)
-        else:
+            self._fail_search(search, failure)
+        elif not row.silent:
             self._ready.append(self._failed(row, row.produced, failure))
+
+    def _fail_search(self, search: BeamSearch, failure: Failure) -> None:
+        self._ready += self._end_search(search, failure)
 
     def _failed(self, row: Row, index: int, failure: Failure) -> TokenOutput:
         self._end(row)

@@ -126,8 +126,9 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
     _check_vocabulary(model.name, tokenizer, config)
     languages = _languages(config)
     default_language = _default_language(model, config, languages)
+    dtype = model.dtype or device.dtype
     network, report = _class_of(model.name, config).from_pretrained(
-        model.path, config=config, dtype=device.dtype, device=device.device, output_loading_info=True
+        model.path, config=config, dtype=dtype, device=device.device, output_loading_info=True
     )
     tasks = _tasks(model.name, network, report, tokenizer)
     classifies = TASK_CLASSIFY_SEQUENCE in tasks
@@ -140,7 +141,7 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
         languages=sorted(languages),
         max_input_tokens=config.max_position_embeddings,
         vocabulary_size=config.vocab_size,
-        dtype=device.dtype,
+        dtype=dtype,
         causal=config.causal,
         decoding_modes=[DECODING_MODE_NEXT_TOKEN] if TASK_GENERATE in tasks else [],
         input_format=_FORMATS[model.input_format or "huggingface"],

@@ -15,19 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .cache import SlotCache
+from .linear import Linear
 from .xlm import XLMWithLMHeadModel
 from .xlm.model import Block
 
 Placer = Callable[[Tensor], Tensor]
 
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+_VOCABULARY_MULTIPLE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +59,10 @@ class Span:
 
 
 class Network:
-    """The weights of one model on one device in one dtype, and the ways of running them."""
+    """The weights of one model on one device in one dtype, and the ways of running them.
+
+    V is the vocabulary rounded up to a multiple of 256: scores beyond it are minus infinity. Kernels want it so.
+    """
 
     def __init__(self, model: XLMWithLMHeadModel, device: torch.device, dtype: torch.dtype) -> None:
         core, config = model.transformer, model.config
@@ -77,7 +74,7 @@ class Network:
 
         self.device, self.dtype = device, dtype
         self.head_dim = config.emb_dim // config.n_heads
-        self.words = place(core.embeddings.weight)
+        self.words = _padded(place(core.embeddings.weight), 0.0)
         self.positions = place(core.position_embeddings.weight)
         self.languages: Tensor | None = None
         if core.lang_embeddings is not None:
@@ -88,9 +85,11 @@ class Network:
         self.norm = _norm(core.layer_norm_emb, place)
         self.activation = F.gelu if config.gelu_activation else F.relu
         self.layers = [_layer(block, place) for block in core.blocks()]
-        self.head = Linear(place(model.pred_layer.proj.weight), place(model.pred_layer.proj.bias))
-        if model.pred_layer.proj.weight is core.embeddings.weight:
-            self.head = Linear(self.words, self.head.bias)
+        tied = model.pred_layer.proj.weight is core.embeddings.weight
+        self.head = Linear(
+            self.words if tied else _padded(place(model.pred_layer.proj.weight), 0.0),
+            _padded(place(model.pred_layer.proj.bias), -torch.inf),
+        )
 
     @property
     def heads(self) -> list[int]:
@@ -167,18 +166,17 @@ class Network:
         B, T = ids.shape
         positions = torch.arange(T, device=self.device)[None]
         bias = _open(visible[:, None, None], self.dtype)
-        rows = torch.arange(B, device=self.device)
-        x = self._embed(ids, positions, languages[:, None])
+        last = torch.arange(0, B * T, T, device=self.device) + query  # of the rows laid one after the other
+        x = self._embed(ids, positions, languages[:, None]).flatten(0, 1)
         for layer in self.layers:
-            last = layer is self.layers[-1]
             qkv = layer.qkv(x).view(B, T, 3, layer.heads, self.head_dim).permute(2, 0, 3, 1, 4)
             q, k, v = qkv[0], qkv[1], qkv[2]
-            if last:  # only one position's scores are read
-                q, x = q[rows, :, query][:, :, None], x[rows, query][:, None]
+            if layer is self.layers[-1]:  # only one position's scores are read
+                q = q[torch.arange(B, device=self.device), :, query][:, :, None]
+                x = x[last]
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-            x = self._finish_layer(layer, x, attended.transpose(1, 2).flatten(2))
-        x = x[:, 0] * visible[rows, query, None]
-        return self.head(x).float()
+            x = self._finish_layer(layer, x, attended.transpose(1, 2).reshape(-1, layer.inner))
+        return self.head(x * visible.flatten()[last, None]).float()
 
     def _embed(self, ids: Tensor, positions: Tensor, languages: Tensor) -> Tensor:
         x = F.embedding(ids, self.words) + F.embedding(positions, self.positions)
@@ -204,6 +202,12 @@ class Network:
             bias = _open(torch.arange(context, device=self.device) <= own[:, None], self.dtype)
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return attended[0].transpose(0, 1).reshape(n, -1)
+
+
+def _padded(table: Tensor, fill: float) -> Tensor:
+    """The table with its rows filled up to a multiple of _VOCABULARY_MULTIPLE."""
+    missing = -table.shape[0] % _VOCABULARY_MULTIPLE
+    return torch.cat([table, table.new_full((missing, *table.shape[1:]), fill)]) if missing else table
 
 
 def _open(visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -72,6 +72,7 @@ class Publisher:
         self._endings: list[Output] = []  # terminal events of rows that the broker wants ended
         self._takes = count()
         self._work_waits = True
+        self._take_unanswered = False  # rows may be ours already: they come with the next take
         self._away_since: float | None = None  # the broker
         self._fenced = False
         self._renew_at = self._register_at = 0.0
@@ -102,7 +103,7 @@ class Publisher:
     def _cycle(self) -> None:
         """One step's worth: send what is new, keep the place in the queue, take what fits."""
         if self._is_stuck():
-            self._draining.wait(STUCK_WAIT_S)
+            time.sleep(STUCK_WAIT_S)
             return
         self._alive()
         if self._fenced:
@@ -110,6 +111,7 @@ class Publisher:
         self._send(self._collect())
         self._keep_place()
         self._take()
+        self._found_broker()
         if not self._rows and not self._draining.is_set():
             self._broker.wait(min(IDLE_WAIT_S, self._broker.renew_every_s))
             # Look again even where no bell rang: what nobody was allowed to take may have become free.
@@ -131,7 +133,6 @@ class Publisher:
         if not (outputs or self._broker.held):
             return
         published = self._broker.publish(outputs)
-        self._found_broker()
         self._work_waits = published.waiting > 0
         for execution_id, stop in published.stop.items():
             self._stop(execution_id, stop)
@@ -167,10 +168,13 @@ class Publisher:
 
     def _take(self) -> None:
         room = self._admission.room
-        if self._draining.is_set() or not self._work_waits or room == 0:
+        if self._draining.is_set() or room == 0 or not (self._work_waits or self._take_unanswered):
             return
         self._work_waits = False  # until the next answer says otherwise
-        for taken in self._broker.take(room):
+        self._take_unanswered = True
+        given = self._broker.take(room)
+        self._take_unanswered = False
+        for taken in given:
             self._admission.took(taken.envelope)
             row = Row(taken, key=f"{taken.envelope.execution_id}#{next(self._takes)}")
             self._rows[row.execution_id] = row
@@ -216,7 +220,7 @@ class Publisher:
 
     def _begin_anew(self) -> None:
         log.info("new life", extra=fields(worker=self._broker.begin()))
-        self._fenced = False
+        self._fenced = self._take_unanswered = False
         self._work_waits = True
         self._renew_at = self._register_at = 0.0
 

@@ -112,13 +112,15 @@ def _pooled(states: PackedStates, rows: Sequence[int], pooling: Pooling) -> Tens
         return x[_index([batch.starts[row] for row in rows], x)]
     if pooling is Pooling.LAST:
         return x[_index([batch.starts[row] + batch.lengths[row] - 1 for row in rows], x)]
-    lengths = _index([batch.lengths[row] for row in rows], x)
-    tokens = torch.cat([x[batch.starts[row] : batch.starts[row] + batch.lengths[row]] for row in rows]).float()
-    owners = torch.repeat_interleave(torch.arange(len(rows), device=x.device), lengths, output_size=len(tokens))
-    pooled = tokens.new_zeros(len(rows), x.shape[1])
-    if pooling is Pooling.MEAN:
-        return pooled.index_add_(0, owners, tokens).div_(lengths[:, None])
-    return pooled.index_reduce_(0, owners, tokens, "amax", include_self=False)
+    inputs = _by_input(x, states, rows)
+    if pooling is Pooling.MAX:
+        return torch.stack([one.amax(0) for one in inputs])
+    lengths = _index([len(one) for one in inputs], x)
+    owners = torch.repeat_interleave(
+        torch.arange(len(rows), device=x.device), lengths, output_size=sum(map(len, inputs))
+    )
+    sums = x.new_zeros(len(rows), x.shape[1], dtype=torch.float32)
+    return sums.index_add_(0, owners, torch.cat(inputs).float()).div_(lengths[:, None])
 
 
 def _summarised(states: PackedStates, rows: Sequence[int], summary_type: str) -> Tensor:

@@ -235,7 +235,7 @@ class GatewayBroker:
         return _state_found(execution_id, await self._on(execution_id, "cancel", execution_id, self._cancelled))
 
     async def expire(self, execution_id: str) -> State:
-        """As `cancel`, because its deadline has passed; ends EXPIRED. Changes nothing while that lies ahead.
+        """As `cancel`, because its deadline has passed; ends EXPIRED. Changes nothing 100 ms or more before it.
 
         Raises:
             NotFound, BrokerDown.
@@ -343,7 +343,8 @@ class GatewayBroker:
     async def _open(self) -> None:
         channel = await Channel.open(self._url)
         try:
-            await self._beat(channel)
+            await self._beat(channel)  # loads its script where need be
+            await self._beat(channel)  # measures the clocks' offset
         except BaseException:
             channel.close()
             raise

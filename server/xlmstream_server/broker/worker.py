@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -33,18 +33,26 @@ class _Row:
     """An execution this worker owns: all of its events, each behind its length. The broker has the first `sent`."""
 
     shard: int
+    gateway: bytes
+    deadline_ms: int
     journaled: bool
     alone: bool
     events: list[bytes]
     sent: int
-    final: str = field(default="")
+    final: str = ""
+    # Whether the broker knows that it has made progress although nothing of it was sent.
+    marked: bool = False
 
-    def unsent(self) -> tuple[int, int, str, bytes]:
-        """First event, number of events, mark and bytes for the next frame."""
+    def unsent(self) -> tuple[int, int, str, bytes] | None:
+        """First event, number of events, mark and bytes to send; None where there is nothing to say."""
         if self.final or self.journaled:
+            if self.sent == len(self.events):
+                return None
             fresh = self.events[self.sent :]
-            return self.sent, len(fresh), self.final, b"".join(fresh)
-        return self.sent, 0, "+" if self.events else "", b""
+            return self.sent, len(fresh), ("j" if self.journaled else "u") + self.final, b"".join(fresh)
+        if self.events and not self.marked:
+            return self.sent, 0, "u+", b""
+        return None
 
 
 class WorkerBroker:
@@ -71,6 +79,8 @@ class WorkerBroker:
         self._rows: dict[str, _Row] = {}
         # Whether a take may have given something whose reply we never saw.
         self._unsure = False
+        # Gateways whose heartbeat was missing: the broker is to look at their rows.
+        self._away: set[bytes] = set()
         self._bells: list[bytes] = [b"0-0"] * shards
         self._offset_ms = 0.0
         self._cancelled = journal.encode(failures.cancelled())
@@ -201,13 +211,16 @@ class WorkerBroker:
 
     def _given(self, shard: int, now_ms: int, given: Reply) -> Taken | None:
         assert isinstance(given, list)
-        raw, events, attempt, alone = given
+        raw, events, attempt, alone, gateway = given
         assert isinstance(raw, bytes)
         assert isinstance(events, bytes)
         assert isinstance(attempt, int)
+        assert isinstance(gateway, bytes)
         envelope = Envelope.FromString(raw)
         known = journal.split(events)
-        self._rows[envelope.execution_id] = _Row(shard, envelope.journaled, alone == 1, known, len(known))
+        self._rows[envelope.execution_id] = _Row(
+            shard, gateway, envelope.deadline_ms, envelope.journaled, alone == 1, known, len(known)
+        )
         return Taken(envelope, journal.decode(events), attempt, alone == 1, now_ms)
 
     def publish(self, outputs: Sequence[Output]) -> Published:
@@ -229,43 +242,60 @@ class WorkerBroker:
         while True:
             waiting, again = self._send(stop)
             if not again:
-                return Published(stop, waiting)
+                break
+        now_ms = self.now_ms()
+        for execution_id, row in self._rows.items():
+            if row.deadline_ms <= now_ms:
+                stop.setdefault(execution_id, Stop.EXPIRED)
+        return Published(stop, waiting)
 
     def _send(self, stop: dict[str, Stop]) -> tuple[int, bool]:
         """One round trip. Returns how many requests wait, and whether a row was further ahead than the broker is."""
         calls: list[tuple[bytes, list[Argument]]] = []
         sent: list[tuple[str, _Row, int]] = []
-        head: list[Argument] = [self._life, len(self._models), *self._models]
         for shard, root in enumerate(self._roots):
-            arguments = list(head)
+            groups: dict[bytes, list[Argument]] = {}
             for execution_id, row in self._rows.items():
-                if row.shard == shard:
-                    first, count, mark, events = row.unsent()
-                    arguments += (execution_id, first, count, mark, events)
-                    sent.append((execution_id, row, first + count))
+                if row.shard != shard:
+                    continue
+                group = groups.setdefault(row.gateway, [])
+                unsent = row.unsent()
+                if unsent is not None:
+                    group += (execution_id, *unsent)
+                    sent.append((execution_id, row, unsent[0] + unsent[1]))
+                elif row.gateway in self._away:
+                    group += (execution_id, row.sent, 0, "j" if row.journaled else "u", b"")
+            arguments: list[Argument] = [self._life, len(self._models), *self._models]
+            for gateway, group in groups.items():
+                arguments += (gateway, len(group) // 5, *group)
             calls.append((root, arguments))
-        waiting, gaps = 0, set[str]()
-        replies = [self._checked(reply) for reply in self._link.scripts("emit", calls)]
-        for _, queued, stops, behind in replies:
-            assert isinstance(queued, int)
-            waiting += queued
+        waiting, behind, self._away = 0, set[str](), set()
+        for reply in self._link.scripts("emit", calls):
+            _, queued, stops, gaps, away = self._checked(reply)
+            waiting += _integer(queued)
             for execution_id, reason in _pairs(stops):
-                assert isinstance(reason, bytes)
-                row = self._rows[execution_id]
-                if not row.final:
-                    stop[execution_id] = Stop(reason.decode())
-                if reason == b"LOST":
-                    del self._rows[execution_id]
-            for execution_id, n_events in _pairs(behind):
-                assert isinstance(n_events, int)
-                self._rows[execution_id].sent = n_events
-                gaps.add(execution_id)
+                self._end(stop, execution_id, reason)
+            for execution_id, n_events in _pairs(gaps):
+                self._rows[execution_id].sent = _integer(n_events)
+                behind.add(execution_id)
+            assert isinstance(away, list)
+            self._away.update(gateway for gateway in away if isinstance(gateway, bytes))
         for execution_id, row, n_events in sent:
-            if execution_id in self._rows and execution_id not in gaps:
-                row.sent = n_events
+            if execution_id in self._rows and execution_id not in behind:
+                row.sent, row.marked = n_events, True
                 if row.final:
                     del self._rows[execution_id]
-        return waiting, bool(gaps)
+        return waiting, bool(behind)
+
+    def _end(self, stop: dict[str, Stop], execution_id: str, reason: Reply) -> None:
+        row = self._rows.get(execution_id)
+        if row is None:
+            return  # given to us by a take whose reply was lost
+        assert isinstance(reason, bytes)
+        if not row.final:
+            stop[execution_id] = Stop(reason.decode())
+        if reason == b"LOST":
+            del self._rows[execution_id]
 
     def renew(self) -> None:
         """Extend the lease, also a late one that nobody has reaped. Raises BrokerDown, Fenced."""

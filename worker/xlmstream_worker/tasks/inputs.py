@@ -8,6 +8,9 @@ from xlmstream.v1.common_pb2 import TRUNCATION_KEEP_END, TRUNCATION_UNSPECIFIED,
 
 from xlmstream_worker.text_model import TextModel
 
+# A text with more characters than this for each position of the model is not tokenised whole unless it must be.
+LONG_TEXT_CHARS_A_TOKEN = 64
+
 
 class Refused(Exception):
     """The request, or one input of it, cannot be served; `status` is what its caller gets."""
@@ -83,14 +86,33 @@ def prompt_ids(
     One position must be left for the first new token. With truncation on, the prompt is cut so that all
     `max_new_tokens` fit, yet never to less than half of the model's positions.
     """
+    positions = model.card.max_input_tokens
+    whole = True
     if given.WhichOneof("source") == "token_ids":
         prefix, ids, field = [], checked_ids(model, given, field), f"{field}.token_ids.ids"
     else:
-        prefix, ids, field = [model.begin_id], text_ids(model, given, language, field), f"{field}.text"
-    positions = model.card.max_input_tokens
+        text, whole = _relevant_part(given, positions * LONG_TEXT_CHARS_A_TOKEN, truncation)
+        prefix, ids = [model.begin_id], text_ids(model, text, language, field)
+        if not whole and len(ids) < 2 * positions:
+            ids, whole = text_ids(model, given, language, field), True
+        field = f"{field}.text"
     if truncation == TRUNCATION_UNSPECIFIED:
         if len(prefix) + len(ids) >= positions:
-            raise Refused(statuses.input_too_long(field, len(prefix) + len(ids), positions - 1))
+            raise Refused(statuses.input_too_long(field, len(prefix) + len(ids), positions - 1, at_least=not whole))
         return prefix + ids
     room = max(positions - max_new_tokens, positions // 2, len(prefix) + 1) - len(prefix)
     return prefix + (ids[-room:] if truncation == TRUNCATION_KEEP_END else ids[:room])
+
+
+def _relevant_part(given: TextInput, chars: int, truncation: Truncation.ValueType) -> tuple[TextInput, bool]:
+    """The part of a text that can matter, and whether it is the whole: most of a far too long text never does.
+
+    Tokenising a megabyte would hold up the whole process for the better part of a second.
+    """
+    if len(given.text) <= chars:
+        return given, True
+    if truncation == TRUNCATION_KEEP_END:
+        part = given.text[-chars:].partition(" ")[2]
+    else:
+        part = given.text[:chars].rpartition(" ")[0]
+    return TextInput(text=part or given.text[:chars], allow_special_tokens=given.allow_special_tokens), False

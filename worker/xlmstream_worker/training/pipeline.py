@@ -24,7 +24,7 @@ from .curve import write_curve
 from .masked_batches import MaskedBatches, RankingBatches
 from .objectives import language_model_loss, ranking_loss
 from .recipe import Recipe, RecipeError, recipe_from, to_document
-from .trainer import AnyBatch, Sitting, Task, mean_loss, train
+from .trainer import AnyBatch, NumberedBatches, Sitting, Task, mean_loss, train
 from .vocabulary import count_words, encode_words, make_tokenizer
 
 VALIDATION_BATCHES = 40
@@ -108,16 +108,19 @@ def _tokenizer(recipe: Recipe, files: Sequence[Path], run: Path, source: Path | 
 def _task(recipe: Recipe, name: str, corpus: Aligned, vocabulary_size: int) -> Task:
     settings = recipe.objectives[name]
     common = (corpus, recipe.lang2id, recipe.architecture.max_positions)
+    batches: NumberedBatches
     match name:
         case "clm":
-            return Task(settings.weight, CausalBatches(*common, settings.batch_tokens, recipe.seed), _lm_loss)
+            batches = CausalBatches(*common, settings.batch_tokens, recipe.seed)
         case "mlm" | "tlm":
             sizes = (settings.batch_tokens, vocabulary_size, recipe.seed)
-            return Task(settings.weight, MaskedBatches(*common, *sizes, pairs=name == "tlm"), _lm_loss)
+            batches = MaskedBatches(*common, *sizes, pairs=name == "tlm")
         case "ranking":
-            return Task(settings.weight, RankingBatches(*common, settings.batch_pairs, recipe.seed), _ranking_loss)
+            batches = RankingBatches(*common, settings.batch_pairs, recipe.seed)
         case _:
             raise RecipeError(f"unknown objective {name}")
+    loss = _ranking_loss if name == "ranking" else _lm_loss
+    return Task(settings.weight, settings.every, batches, loss)
 
 
 def _lm_loss(model: XLMWithLMHeadModel, batch: AnyBatch) -> Tensor:

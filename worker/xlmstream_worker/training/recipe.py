@@ -32,9 +32,11 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Objective:
-    """One term of the loss: its weight, and the tokens (ranking: the pairs) it takes of each step."""
+    """One term of the loss: its weight, in every how many steps it takes part, and the tokens (ranking: the pairs) it
+    then takes."""
 
     weight: float = 1.0
+    every: int = 1
     batch_tokens: int = 4096
     batch_pairs: int = 96
 
@@ -73,6 +75,7 @@ class Recipe:
         for condition, problem in (
             (bool(self.objectives), "objectives: at least one is needed"),
             (set(self.objectives) <= set(OBJECTIVES), f"objectives: only {', '.join(OBJECTIVES)} are known"),
+            (all(entry.every > 0 for entry in self.objectives.values()), "objectives: every must be positive"),
             ("clm" not in self.objectives or len(self.objectives) == 1, "objectives: clm trains alone (a causal body)"),
             (len(set(self.languages)) == len(self.languages) > 0, "languages: a list without repetition is needed"),
             (self.architecture.emb_dim % self.architecture.n_heads == 0, "architecture: n_heads must divide emb_dim"),

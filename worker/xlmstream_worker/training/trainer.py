@@ -6,13 +6,16 @@ resuming between any two steps changes nothing.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xlmstream_worker.xlm import XLMWithLMHeadModel
 
@@ -33,9 +36,11 @@ class NumberedBatches(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """One term of the loss: its weight, where its batches come from, what is computed on them."""
+    """One term of the loss: its weight, that it takes part in every n-th step, where its batches come from, what is
+    computed on them."""
 
     weight: float
+    every: int
     batches: NumberedBatches
     loss: Callable[[XLMWithLMHeadModel, AnyBatch], Tensor]
 
@@ -86,7 +91,6 @@ def train(
     progress = load_state(run, model, optimizers)
     last = min(recipe.schedule.steps, sitting.until or recipe.schedule.steps)
     sat_down = saved = time.monotonic()
-    autocast = torch.autocast(sitting.device.type, torch.bfloat16, enabled=sitting.bfloat16)
     log = _Log(run, progress.step)
     while progress.step < last and time.monotonic() - sat_down < sitting.max_seconds and not sitting.interrupted():
         began = time.monotonic()
@@ -96,8 +100,10 @@ def train(
         model.train()
         losses: dict[str, float] = {}
         for name, task in tasks.items():
-            batch = task.batches[progress.step].to(sitting.device)
-            with autocast:
+            if progress.step % task.every:
+                continue
+            batch = task.batches[progress.step // task.every].to(sitting.device)
+            with _arithmetic(recipe, sitting):
                 loss = task.loss(model, batch)
             (task.weight * loss).backward()  # type: ignore[no-untyped-call]
             losses[name] = loss.item()
@@ -112,7 +118,7 @@ def train(
         sitting.report(report)
         log.step(report)
         if progress.step % recipe.validate_every == 0 or progress.step == recipe.schedule.steps:
-            _validate(model, validate, autocast, run, progress, log)
+            _validate(model, validate, _arithmetic(recipe, sitting), run, progress, log)
         if time.monotonic() - saved > sitting.save_every_s:
             save_state(run, model, optimizers, progress)
             saved = time.monotonic()
@@ -120,16 +126,31 @@ def train(
     return progress
 
 
+@contextmanager
+def _arithmetic(recipe: Recipe, sitting: Sitting) -> Iterator[None]:
+    """How forward calls compute: in which precision, and with which attention.
+
+    On CPUs the fused attention takes twice the time of the plain one for the backward pass of many short rows, which
+    is what masked bodies train on.
+    """
+    plain = sitting.device.type == "cpu" and not recipe.causal
+    with (
+        torch.autocast(sitting.device.type, torch.bfloat16, enabled=sitting.bfloat16),
+        sdpa_kernel(SDPBackend.MATH) if plain else nullcontext(),
+    ):
+        yield
+
+
 def _validate(
     model: XLMWithLMHeadModel,
     validate: Callable[[XLMWithLMHeadModel], Mapping[str, float]],
-    autocast: torch.autocast,
+    arithmetic: AbstractContextManager[None],
     run: Path,
     progress: Progress,
     log: "_Log",
 ) -> None:
     model.eval()
-    with torch.no_grad(), autocast:
+    with torch.no_grad(), arithmetic:
         losses = validate(model)
     log.validation(progress, losses)
     mean = sum(losses.values()) / len(losses)
@@ -154,7 +175,7 @@ class _Log:
         """Every ten steps: the mean losses since the line before."""
         self._window.append(report.losses)
         if report.step % self.EVERY == 0:
-            means = {name: sum(entry[name] for entry in self._window) / len(self._window) for name in report.losses}
+            means = _means(self._window)
             line = {"step": report.step, "lr": report.lr, "tokens": report.tokens, "seconds": round(report.seconds, 2)}
             self._append(line | {"train": means})
             self._window.clear()
@@ -166,6 +187,15 @@ class _Log:
     def _append(self, line: Mapping[str, object]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _means(losses: list[Mapping[str, float]]) -> dict[str, float]:
+    """By objective, over the steps in which it took part."""
+    values: defaultdict[str, list[float]] = defaultdict(list)
+    for entry in losses:
+        for name, value in entry.items():
+            values[name].append(value)
+    return {name: sum(entries) / len(entries) for name, entries in values.items()}
 
 
 def read_log(run: Path) -> list[dict[str, object]]:

@@ -21,13 +21,21 @@ class BytePairEncoder:
     """Applies merges to words. Immutable, so threads may share it.
 
     Args:
-        ranks: for each pair of symbols that merges, its rank; no two pairs share one, lower ranks merge first.
+        ranks: for each pair of symbols that merges, its rank, at least 0; no two pairs share one, lower ranks
+            merge first.
     """
 
     def __init__(self, ranks: dict[tuple[str, str], int]) -> None:
         # Interned symbols compare by identity, and the merged ones need not be joined again.
         self._ranks = {(intern(left), intern(right)): rank for (left, right), rank in ranks.items()}
-        self._merged = {rank: intern(left + right) for (left, right), rank in ranks.items()}
+        # Where every word starts, in a table small enough for the processor's cache.
+        letters = {
+            (left, right) for left, right in self._ranks if len(left) == len(right.removesuffix(END_OF_WORD)) == 1
+        }
+        self._letter_ranks = {pair: self._ranks[pair] for pair in letters}
+        self._merged = [""] * (max(ranks.values(), default=-1) + 1)
+        for (left, right), rank in ranks.items():
+            self._merged[rank] = intern(left + right)
 
     def pieces(self, word: str) -> list[str]:
         """The symbols that `word` (not empty) ends up as; their concatenation is `word` + `</w>`.
@@ -38,14 +46,14 @@ class BytePairEncoder:
         """
         symbols = list(word)
         symbols[-1] += END_OF_WORD
-        merge = self._merge_by_scanning if len(symbols) <= _SCAN_UP_TO_SYMBOLS else self._merge_by_heap
-        symbols = merge(symbols)
+        short = len(symbols) <= _SCAN_UP_TO_SYMBOLS
+        symbols = self._merge_by_scanning(symbols) if short else self._merge_by_heap(symbols)
         return " ".join(symbols).split(" ") if " " in word else symbols
 
     def _merge_by_scanning(self, symbols: list[str]) -> list[str]:
         """O(n^2) with a small constant."""
         rank_of = self._ranks.get
-        ranks = list(map(rank_of, pairwise(symbols), repeat(_UNKNOWN)))
+        ranks = list(map(self._letter_ranks.get, pairwise(symbols), repeat(_UNKNOWN)))
         while ranks and (lowest := min(ranks)) != _UNKNOWN:
             if ranks.count(lowest) > 1:
                 symbols = _merge_everywhere(symbols, ranks, lowest)

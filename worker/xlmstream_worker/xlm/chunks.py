@@ -10,11 +10,11 @@ import re
 from xlmstream_worker.xlm.rewriting import PlainText, fold
 from xlmstream_worker.xlm.words import WordCutter
 
-# What becomes an apostrophe, or stays a comma or a full stop, looks at the characters around it: not at an edge.
+# What becomes an apostrophe, a comma or a full stop looks at the characters around it: not at an edge.
 _APOSTROPHES = "'`’‘´‚"
 # These swallow the spaces after them.
 _SWALLOWING = "。．"
-_SELF_CONTAINED = re.compile(f"(?=[^.,{_APOSTROPHES}])[^{_SWALLOWING}]*(?<![{_APOSTROPHES}])", re.DOTALL)
+_SELF_CONTAINED = re.compile(f"(?=[^.,，、{_APOSTROPHES}])[^{_SWALLOWING}]*(?<![{_APOSTROPHES}])", re.DOTALL)
 # Here a full stop and a quotation mark after it change places, except at the end of the text.
 _QUOTE_MOVING_LANGUAGES = ("de", "es", "fr")
 _QUOTES = tuple('"„“”«»《》「」')
@@ -55,13 +55,13 @@ class ChunkCutter:
     def words(self, key: str) -> list[str] | None:
         """The words of a chunk, or None if it is not self-contained."""
         chunk, _, following = key.partition(" ")
-        if not self._folds_romanian:
-            if self._moses.is_plain(chunk):
-                return self._folded([chunk])
-            body, mark = chunk[:-1], chunk[-1]
-            if mark in _OFTEN_LAST and self._moses.is_plain(body):
-                kept = mark == "." and self._moses.keeps_full_stop(chunk, following)
-                return self._folded([chunk] if kept else [body, mark])
+        if self._moses.is_plain(chunk) and not self._folds_romanian:
+            return self._folded(chunk)
+        body, mark = chunk[:-1], chunk[-1]
+        if mark in _OFTEN_LAST and self._moses.is_plain(body) and not self._folds_romanian:
+            if mark == "." and self._moses.keeps_full_stop(chunk, following):
+                return self._folded(chunk)
+            return [*self._folded(body), mark]
         if not chunk.isprintable() or not _SELF_CONTAINED.fullmatch(chunk):
             return None
         if self._quotes_move and chunk.endswith(_QUOTES):
@@ -69,7 +69,8 @@ class ChunkCutter:
         words = [word.value for word in self._cutter.words(PlainText(key), self._lang)]
         return words[:-1] if following else words
 
-    def _folded(self, words: list[str]) -> list[str]:
+    def _folded(self, word: str) -> list[str]:
+        """One word, or none if folding leaves nothing of it."""
         if self._cutter.folds:
-            words = [fold(word) for word in words]
-        return [word for word in words if word]
+            word = fold(word)
+        return [word] if word else []

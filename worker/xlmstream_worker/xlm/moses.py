@@ -9,6 +9,7 @@ Source: moses-smt/mosesdecoder scripts/tokenizer/tokenizer.perl.
 
 import re
 
+from xlmstream_worker.xlm.normalize import REWRITTEN_CHARACTERS
 from xlmstream_worker.xlm.rewriting import PADDED, Rule, Text, rule
 
 # The full stop, the comma, the apostrophe, the backtick and the hyphen have rules of their own.
@@ -82,7 +83,7 @@ class MosesTokenizer:
             prefix.rpartition(" ")[0] for prefix in prefixes if re.search(r"\s#NUMERIC_ONLY#", prefix)
         }
         self._abbreviations = set(prefixes) - self._before_number
-        self._alphanumeric = re.compile(f"[{_ranges(classes.alphanumeric)}]+")
+        self._plain = re.compile(f"[{_ranges(classes.alphanumeric - REWRITTEN_CHARACTERS)}-]+")
         self._rules = (
             rule("", f"([^{_ranges(classes.alphanumeric)}{_NOT_PADDED}])", PADDED),
             rule("..", r"(\.{2,})", PADDED),
@@ -100,8 +101,8 @@ class MosesTokenizer:
         text.rewrite(_MULTIDOT_MARKER)
 
     def is_plain(self, text: str) -> bool:
-        """Whether `text` is nothing but letters and digits that no rule touches."""
-        plain = self._alphanumeric.fullmatch(text) is not None and text.isprintable()
+        """Whether `text` is nothing but letters, digits and hyphens that no rule touches."""
+        plain = self._plain.fullmatch(text) is not None and text.isprintable()
         return plain and "DOTMULTI" not in text
 
     def keeps_full_stop(self, word: str, following: str) -> bool:

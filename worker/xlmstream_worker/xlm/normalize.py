@@ -20,7 +20,12 @@ _ASCII_PUNCTUATION = {
     "…": "...",
 }
 
-UNICODE_PUNCTUATION: tuple[Rule, ...] = (
+_ASCII_QUOTES_AND_DASHES = {"„": '"', "–": "-", "—": " - ", "´": "'", "‘": "'", "‚": "'"}
+
+# Every character that is rewritten wherever it stands (Romanian letters apart).
+REWRITTEN_CHARACTERS = frozenset(_ASCII_PUNCTUATION) | frozenset(_ASCII_QUOTES_AND_DASHES) | frozenset("。．`«»()")
+
+_UNICODE_PUNCTUATION: tuple[Rule, ...] = (
     replace_characters(_ASCII_PUNCTUATION),
     rule("。", r"。\s*", ". "),
     rule("．", r"．\s*", ". "),
@@ -42,7 +47,7 @@ _SPACING: tuple[Rule, ...] = (
 _QUOTES_AND_DASHES: tuple[Rule, ...] = (
     rule("`", r"`", "'"),
     rule("''", r"''", ' " '),
-    replace_characters({"„": '"', "–": "-", "—": " - ", "´": "'", "‘": "'", "‚": "'"}),
+    replace_characters(_ASCII_QUOTES_AND_DASHES),
     rule("  ", r" {2,}", " "),
     rule("''", r"''", '"'),
     rule("«", r"\xa0«\xa0|«\xa0?", '"'),
@@ -96,7 +101,7 @@ def _rules(lang: str) -> tuple[Rule, ...]:
     elif lang in ("de", "es", "fr"):
         quote_order = _CONTINENTAL_QUOTE_ORDER
     decimals = _DECIMAL_COMMA if lang in ("de", "es", "cz", "cs", "fr") else _DECIMAL_POINT
-    return (*UNICODE_PUNCTUATION, *_SPACING, *_QUOTES_AND_DASHES, *_PSEUDO_SPACES, *quote_order, *decimals)
+    return (*_UNICODE_PUNCTUATION, *_SPACING, *_QUOTES_AND_DASHES, *_PSEUDO_SPACES, *quote_order, *decimals)
 
 
 def normalize(text: Text, lang: str) -> None:

@@ -62,15 +62,21 @@ class PieceEncoder(Generic[Item]):
 
     def encode_words(self, words: list[str]) -> list[Item]:
         """The items of words, one word after the other."""
-        result: list[Item] = []
-        for word in words:
-            items = self._words.get(word)
-            if items is None:
-                items = tuple(self._encode_word(word))
-                if len(word) <= _CACHED_CHARACTERS:
-                    self._words.put(word, items)
-            result += items
-        return result
+        found = self._words.get_many(words)
+        if None in found:
+            for index, word in enumerate(words):
+                if found[index] is None:
+                    found[index] = self._word(word)
+        return list(chain.from_iterable(found))  # type: ignore[arg-type]
+
+    def _word(self, word: str) -> tuple[Item, ...]:
+        """The items of a word not found in the young generation of the cache."""
+        items = self._words.get(word)
+        if items is None:
+            items = tuple(self._encode_word(word))
+            if len(word) <= _CACHED_CHARACTERS:
+                self._words.put(word, items)
+        return items
 
     def _complete(self, found: list[tuple[Item, ...] | None], keys: list[str], chunks: _Chunks[Item]) -> bool:
         """Fill the gaps of `found`; False if a chunk is not self-contained."""
@@ -85,8 +91,7 @@ class PieceEncoder(Generic[Item]):
                 words = chunks.cutter.words(key)
                 if words is None:
                     return False
-                # A word alone is remembered as a chunk only.
-                items = tuple(self._encode_word(words[0]) if len(words) == 1 else self.encode_words(words))
+                items = tuple(self.encode_words(words))
                 if len(key) <= _CACHED_CHARACTERS:
                     chunks.items.put(key, items)
             found[index] = items

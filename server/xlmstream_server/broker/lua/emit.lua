@@ -1,12 +1,16 @@
 -- Takes one step's output of a worker: appends to the journals, ends what ended, one frame a gateway.
--- life, number of models, models..., then of each running row: id, first event, number of events, mark, events
---   mark: '' nothing, '+' progress although nothing is sent, else the terminal state
--- -> FENCED | OK now waiting {id, reason}... {id, n_ev}...
--- Positional: events that n_ev covers are skipped, so a repeated call changes nothing; beyond a gap nothing is taken and the
--- position is returned (the last list). The list before it names the rows to end.
+-- life, number of models, models..., then for each gateway: gateway, number of rows, and of each row:
+--   id, first event, number of events, mark, events
+--   mark: 'j' journaled or 'u' not, then '' nothing, '+' progress although nothing is sent, or the terminal state
+-- -> FENCED | OK now waiting {id, reason}... {id, n_ev}... {gateway}...
+-- Positional: events that are published are skipped, so a repeated call changes nothing; beyond a gap nothing is taken and the
+-- position is returned (the second list). The first list names rows to end, whether they had output or not; the third the
+-- gateways that are away: the rows of those have to be named in the next call, output or not.
 local life, n_models = ARGV[1], tonumber(ARGV[2])
 if not call('ZSCORE', ws, life) then return {'FENCED'} end
-local stops, gaps = {}, {}
+local own, att = root .. 'own:' .. life, root .. 'att:' .. life
+local stops, gaps, away = {}, {}, {}
+local moved, ended = {}, {}
 
 -- What follows the first `events` messages of a journal.
 local function behind(bytes, events)
@@ -22,53 +26,90 @@ local function behind(bytes, events)
   return string.sub(bytes, at)
 end
 
-local function row(id, first, count, mark, events)
-  local r = execution(id)
-  local v = call('HMGET', r, 'owner', 'n_ev', 'prog', 'gws', 'journaled', 'cancel', 'deadline', 'detach', 'orphan')
-  if v[1] ~= life then
+-- Rows that are not as they were when taken: their listeners, and why they should end.
+local known = {}
+local function look(id)
+  if not known[id] then
+    local v = call('HMGET', execution(id), 'gws', 'cancel', 'detach', 'orphan')
+    local reason = v[2] or v[1] and not listened(id, v[1], v[3], v[4]) and 'ORPHANED'
+    known[id] = {gws = v[1] or '', reason = reason}
+  end
+  return known[id]
+end
+
+local function finish_row(id, state, n_ev, journaled)
+  local v = call('HMGET', execution(id), 'model', 'at', 'entry')
+  ended[#ended + 1] = id
+  known[id] = {}
+  if not v[1] then return end -- forgotten long after its deadline
+  local stream = lane_of(v[1], v[2])
+  call('XACK', stream, 'w', v[3])
+  call('XDEL', stream, v[3])
+  retain(id, state, n_ev, journaled)
+end
+
+local function row(gw, there, value, id, first, count, mark, events)
+  if not value then
     stops[#stops + 1], stops[#stops + 2] = id, 'LOST'
     return
   end
-  local n_ev = tonumber(v[2] or 0)
+  local n_ev = tonumber(value) or tonumber(string.sub(value, 2))
   if first > n_ev then
     gaps[#gaps + 1], gaps[#gaps + 2] = id, n_ev
     return
   end
-  local ends = mark ~= '' and mark ~= '+'
+  local journaled, ends = string.byte(mark) == 106, #mark > 2
   local fresh = first + count - n_ev
   if fresh > 0 then
     if fresh < count then events = behind(events, count - fresh) end
-    if v[5] == '0' and #events > INLINE_BYTES then
-      call('HSET', r, 'journaled', 1)
-      v[5] = '1'
+    if #events > INLINE_BYTES and not journaled then
+      call('HSET', execution(id), 'journaled', 1)
+      journaled = true
     end
-    if v[5] == '1' then
+    if journaled then
       call('APPEND', root .. 'j:' .. id, events)
-      if n_ev == 0 then call('PEXPIREAT', root .. 'j:' .. id, v[7] + RETAIN_MS) end
+      if n_ev == 0 then
+        call('PEXPIREAT', root .. 'j:' .. id, (call('HGET', execution(id), 'deadline') or now) + RETAIN_MS)
+      end
     end
-    post(v[4], id, n_ev, fresh, events, ends)
-    if not ends then call('HSET', r, 'n_ev', n_ev + fresh, 'prog', 1) end
-  elseif mark == '+' and v[3] ~= '1' then
-    call('HSET', r, 'prog', 1)
+    local item = frame_item(id, n_ev, fresh, events, ends)
+    if known[id] or not there then post_all(look(id).gws, item) else post(gw, item) end
+    n_ev = n_ev + fresh
   end
   if ends then
-    local e = call('HMGET', r, 'model', 'at', 'entry')
-    local stream = lane_of(e[1], e[2])
-    call('XACK', stream, 'w', e[3])
-    call('XDEL', stream, e[3])
-    call('HSET', r, 'state', mark, 'n_ev', n_ev + math.max(fresh, 0))
-    call('HDEL', r, 'owner', 'at', 'entry', 'alone', 'cancel', 'orphan')
-    return retain(id, v[5])
+    finish_row(id, string.sub(mark, 2), n_ev, journaled)
+  elseif fresh > 0 or mark == 'u+' then
+    moved[#moved + 1], moved[#moved + 2] = id, n_ev
   end
-  local reason = v[6] or tonumber(v[7]) <= now and 'EXPIRED' or not listened(id, v[4], v[8], v[9]) and 'ORPHANED'
-  if reason then stops[#stops + 1], stops[#stops + 2] = id, reason end
+  if not there then look(id) end
 end
 
-for i = n_models + 3, #ARGV, 5 do
-  row(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4])
+for _, id in ipairs(call('SMEMBERS', att)) do look(id) end
+
+local at = n_models + 3
+while at < #ARGV do
+  local gw, n_rows, ids = ARGV[at], tonumber(ARGV[at + 1]), {}
+  local there = gateway(gw)
+  if not there then away[#away + 1] = gw end
+  for i = 1, n_rows do ids[i] = ARGV[at + 5 * i - 3] end
+  local values = n_rows > 0 and call('HMGET', own, unpack(ids)) or {}
+  at = at + 2
+  for i = 1, n_rows do
+    row(gw, there, values[i], ids[i], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), ARGV[at + 3], ARGV[at + 4])
+    at = at + 5
+  end
+end
+
+if #moved > 0 then call('HSET', own, unpack(moved)) end
+if #ended > 0 then
+  call('HDEL', own, unpack(ended))
+  call('SREM', att, unpack(ended))
+end
+for id, one in pairs(known) do
+  if one.reason then stops[#stops + 1], stops[#stops + 2] = id, one.reason end
 end
 send(life)
 
 local waiting = 0
 for i = 3, n_models + 2 do waiting = waiting + tonumber(call('HGET', adm, ARGV[i] .. '|n') or 0) end
-return {'OK', now, waiting, stops, gaps}
+return {'OK', now, waiting, stops, gaps, away}

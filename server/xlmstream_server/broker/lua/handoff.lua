@@ -3,9 +3,10 @@
 local life, moved = ARGV[1], 0
 if not call('ZSCORE', ws, life) then return {'FENCED'} end
 for i = 4, #ARGV do
-  if call('HGET', execution(ARGV[i]), 'owner') == life then
+  if progress(life, ARGV[i]) and call('EXISTS', execution(ARGV[i])) == 1 then
     if requeue(ARGV[i], life, false, ARGV[2], ARGV[3], '') then moved = moved + 1 end
   end
 end
+account()
 send('')
 return {'OK', now, moved}

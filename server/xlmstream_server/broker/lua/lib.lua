@@ -16,16 +16,19 @@
 --                                                                                   members: reap, retire
 --   lives                 hash    life -> its models, one a line; present while it may own entries
 --                                                                                   fields: reap, retire
+--   own:<life>            hash    id -> events published, of each execution the life runs; "=" before the number
+--                                 until this start has made progress                fields: end, requeue; reap, retire
+--   att:<life>            set     those whose listeners or fate have changed since they were taken: emit looks at their
+--                                 r, and at no other                                members: as own
 --   gw:<gw>               string  "<most frames>:<base>": the gateway lives         15 s
 --   out:<gw>              stream  its frames, ids <base>-0, -1, -2, ...             60 s; trimmed as it reads
 --
 --   r: state digest model lane tenant tokens bytes deadline journaled detach   set by submit
---      n_ev      events published
+--      n_ev      events published when it last stopped running; while it runs see own
 --      gws       gateways that listen, comma-separated
 --      orphan    since when nobody listens
 --      at, entry the lane and stream entry it waits or runs under
---      owner     the life it runs in; only while RUNNING
---      prog      1: this start has made progress
+--      owner     the life it runs in; means nothing unless RUNNING
 --      cancel    CANCELLED or EXPIRED: to be ended by its owner
 --      deaths    starts that ended with the worker and without progress
 --      alone     1: this start runs alone; alone_deaths: those of `deaths`
@@ -59,28 +62,28 @@ local function gateway(gw)
 end
 
 local function varint(n)
-  local out = ''
-  while n > 127 do
-    out = out .. string.char(128 + n % 128)
-    n = math.floor(n / 128)
-  end
-  return out .. string.char(n)
+  if n < 128 then return string.char(n) end
+  return string.char(128 + n % 128) .. varint(math.floor(n / 128))
 end
 
--- Puts a FrameItem into the next frame of every living gateway in `gws`.
-local function post(gws, id, first, count, events, ends)
-  local item
+-- A FrameItem as it stands in a Frame.
+local function frame_item(id, first, count, events, ends)
+  if #events > INLINE_BYTES then events = '' end
+  local at, n, length, last = varint(first), varint(count), varint(#events), ends and '\40\1' or ''
+  local size = varint(#id + #at + #n + #length + #events + #last + 5)
+  return '\18' .. size .. '\10' .. varint(#id) .. id .. '\16' .. at .. '\24' .. n .. '\34' .. length .. events .. last
+end
+
+-- Puts an item into the next frame of a living gateway.
+local function post(gw, item)
+  local items = outbox[gw]
+  if items then items[#items + 1] = item else outbox[gw] = {item} end
+end
+
+-- Puts it into the next frame of every living one of several, comma-separated.
+local function post_all(gws, item)
   for gw in string.gmatch(gws, '[^,]+') do
-    if gateway(gw) then
-      if not item then
-        item = '\10' .. varint(#id) .. id .. '\16' .. varint(first) .. '\24' .. varint(count)
-        if #events <= INLINE_BYTES then item = item .. '\34' .. varint(#events) .. events end
-        if ends then item = item .. '\40\1' end
-        item = '\18' .. varint(#item) .. item
-      end
-      local items = outbox[gw]
-      if items then items[#items + 1] = item else outbox[gw] = {item} end
-    end
+    if gateway(gw) then post(gw, item) end
   end
 end
 
@@ -97,14 +100,27 @@ end
 
 -- ---------------------------------------------------------------- the queue
 
--- Adds (sign 1) or takes away (-1) what waits. `lane` tells the quarantined apart.
-local function account(sign, model, lane, tenant, tokens, bytes)
+local charges = {}
+
+-- Notes that `n` more requests wait (or fewer), with their tokens and bytes. `lane` tells the quarantined apart.
+local function charge(n, model, lane, tenant, tokens, bytes)
   local m, u = model .. '|', model .. '|' .. tenant .. '|'
-  local fields = {m .. 'n', m .. 'b', m .. 't', u .. 'n', u .. 'b', u .. 't', m .. 'q'}
-  local deltas = {1, bytes, tokens, 1, bytes, tokens, lane == 'q' and 1 or 0}
-  local values, set, drop = call('HMGET', adm, unpack(fields)), {}, {}
+  for field, value in pairs({
+    [m .. 'n'] = n, [m .. 'b'] = n * bytes, [m .. 't'] = n * tokens, [m .. 'q'] = lane == 'q' and n or nil,
+    [u .. 'n'] = n, [u .. 'b'] = n * bytes, [u .. 't'] = n * tokens,
+  }) do
+    charges[field] = (charges[field] or 0) + value
+  end
+end
+
+-- Writes down what was noted.
+local function account()
+  local fields, set, drop = {}, {}, {}
+  for field in pairs(charges) do fields[#fields + 1] = field end
+  if #fields == 0 then return end
+  local values = call('HMGET', adm, unpack(fields))
   for i, field in ipairs(fields) do
-    local value = tonumber(values[i] or 0) + sign * deltas[i]
+    local value = tonumber(values[i] or 0) + charges[field]
     if value > 0 then
       set[#set + 1], set[#set + 2] = field, value
     elseif values[i] then
@@ -115,12 +131,11 @@ local function account(sign, model, lane, tenant, tokens, bytes)
   if #drop > 0 then call('HDEL', adm, unpack(drop)) end
 end
 
--- Lets an execution wait in a lane; the caller has written or will write the rest of its hash.
+-- Lets an execution wait in a lane; returns its entry, which belongs into its hash with state QUEUED.
 local function enqueue(id, lane, model, tenant, tokens, bytes)
-  local entry = call('XADD', lane_of(model, lane), '*', 'i', id, 'u', tenant, 't', tokens, 'b', bytes)
-  account(1, model, lane, tenant, tokens, bytes)
-  call('HSET', execution(id), 'state', 'QUEUED', 'at', lane, 'entry', entry)
+  charge(1, model, lane, tenant, tokens, bytes)
   call('XADD', root .. 'bell', 'MAXLEN', 1, '*', 'm', model)
+  return call('XADD', lane_of(model, lane), '*', 'i', id, 'u', tenant, 't', tokens, 'b', bytes)
 end
 
 -- Milliseconds that the longest waiting request of a model has waited in its present lane.
@@ -143,35 +158,46 @@ end
 
 -- ---------------------------------------------------------------- an execution's end
 
-local function retain(id, journaled)
-  local ms = journaled == '1' and RETAIN_MS or RETAIN_UNJOURNALED_MS
+-- Writes down that an execution has ended; says how long it is remembered.
+local function retain(id, state, n_ev, journaled)
+  local ms = journaled and RETAIN_MS or RETAIN_UNJOURNALED_MS
+  call('HSET', execution(id), 'state', state, 'n_ev', n_ev)
   call('PEXPIRE', execution(id), ms)
   call('PEXPIRE', root .. 'e:' .. id, ms)
-  call('PEXPIRE', root .. 'j:' .. id, ms)
+  if journaled then call('PEXPIRE', root .. 'j:' .. id, ms) end
 end
 
--- Ends an execution on the broker's own account, with `event` (an Event behind its length) as its last one.
+-- Ends an execution that does not run, with `event` (an Event behind its length) as its last one.
 local function finish(id, state, event)
-  local r = execution(id)
-  local v = call('HMGET', r, 'n_ev', 'gws', 'journaled')
+  local v = call('HMGET', execution(id), 'n_ev', 'gws', 'journaled')
   local first = tonumber(v[1] or 0)
   if v[3] == '1' then call('APPEND', root .. 'j:' .. id, event) end
-  call('HSET', r, 'state', state, 'n_ev', first + 1)
-  call('HDEL', r, 'owner', 'at', 'entry', 'alone', 'cancel', 'orphan')
-  retain(id, v[3])
-  post(v[2], id, first, 1, event, true)
+  retain(id, state, first + 1, v[3] == '1')
+  post_all(v[2], frame_item(id, first, 1, event, true))
 end
+
+-- What a running execution has published, and whether this start has made progress; nothing if the life does not run it.
+local function progress(owner, id)
+  local value = call('HGET', root .. 'own:' .. owner, id)
+  if not value then return nil end
+  return tonumber(value) or tonumber(string.sub(value, 2)), string.byte(value) ~= 61
+end
+
+-- Has emit look at an execution of a life.
+local function attend(owner, id) call('SADD', root .. 'att:' .. owner, id) end
 
 -- Ends a queued execution with `event`; has the owner of a running one end it. Returns the state it was found in, or nil.
 local function stop(id, state, event)
   local r = execution(id)
-  local v = call('HMGET', r, 'state', 'model', 'at', 'entry', 'tenant', 'tokens', 'bytes', 'cancel')
+  local v = call('HMGET', r, 'state', 'model', 'at', 'entry', 'tenant', 'tokens', 'bytes', 'cancel', 'owner')
   if v[1] == 'QUEUED' then
     call('XDEL', lane_of(v[2], v[3]), v[4])
-    account(-1, v[2], v[3], v[5], v[6], v[7])
+    charge(-1, v[2], v[3], v[5], v[6], v[7])
+    account()
     finish(id, state, event)
   elseif v[1] == 'RUNNING' and not v[8] then
     call('HSET', r, 'cancel', state)
+    attend(v[9], id)
   end
   return v[1]
 end

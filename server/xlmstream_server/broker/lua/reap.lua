@@ -19,8 +19,7 @@ local function reap_lane(life, stream)
         if entry[2][i] == 'i' then id = entry[2][i + 1] end
       end
     end
-    local v = id and call('HMGET', execution(id), 'owner', 'entry') or {}
-    if v[1] == life and v[2] == p[1] then
+    if id and call('HGET', execution(id), 'entry') == p[1] and progress(life, id) then
       if requeue(id, life, true, ARGV[2], ARGV[3], ARGV[4]) then moved = moved + 1 end
     else
       call('XACK', stream, 'w', p[1])
@@ -44,8 +43,10 @@ for _, life in ipairs(call('HKEYS', lives)) do
         for _, lane in ipairs(LANES) do redis.pcall('XGROUP', 'DELCONSUMER', lane_of(model, lane), 'w', life) end
       end
       call('HDEL', lives, life)
+      call('DEL', root .. 'own:' .. life, root .. 'att:' .. life)
     end
   end
 end
+account()
 send('')
 return {'OK', now, moved}

@@ -10,5 +10,8 @@ for model in string.gmatch(models or '', '[^\n]+') do
     end
   end
 end
-if pending == 0 then call('HDEL', lives, life) end
+if pending == 0 then
+  call('HDEL', lives, life)
+  call('DEL', root .. 'own:' .. life, root .. 'att:' .. life)
+end
 return {'OK', now}

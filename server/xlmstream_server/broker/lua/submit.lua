@@ -23,11 +23,11 @@ for i = 1, 6 do
   end
 end
 
-call('DEL', r)
-call('HSET', r, 'digest', digest, 'model', model, 'lane', lane, 'tenant', tenant, 'tokens', tokens, 'bytes', #env,
-  'deadline', deadline, 'journaled', journaled, 'detach', detach, 'gws', gw)
-call('SET', root .. 'e:' .. id, env)
+if twin[1] then call('DEL', r) end
+local entry = enqueue(id, lane, model, tenant, tokens, #env)
+account()
+call('HSET', r, 'state', 'QUEUED', 'gws', gw, 'deadline', deadline, 'journaled', journaled, 'detach', detach, 'at', lane,
+  'entry', entry, 'model', model, 'tenant', tenant, 'tokens', tokens, 'bytes', #env, 'digest', digest)
 call('PEXPIREAT', r, deadline + RETAIN_MS)
-call('PEXPIREAT', root .. 'e:' .. id, deadline + RETAIN_MS)
-enqueue(id, lane, model, tenant, tokens, #env)
+call('SET', root .. 'e:' .. id, env, 'PXAT', deadline + RETAIN_MS)
 return {'QUEUED'}

@@ -1,6 +1,6 @@
 -- Gives executions to a worker: the only way to own one.
 -- life, n, recover, cancelled event, deadline event, number of held, held ids..., models...
--- -> FENCED | OK now more bell {envelope, journal, attempt, alone}...
+-- -> FENCED | OK now more bell {envelope, journal, attempt, alone, gateway}...
 -- With recover 1, first what an earlier take gave and whose reply was lost: pending, but not held. `more` is 1 where some
 -- of that is left for the next call. `bell` is the bell's last id: what is submitted from now on rings after it.
 local life, n, recover, cancelled, deadline_queue = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
@@ -10,11 +10,14 @@ for i = 7, last_held do held[ARGV[i]] = true end
 for i = last_held + 1, #ARGV do models[#models + 1] = ARGV[i] end
 if not call('ZSCORE', ws, life) then return {'FENCED'} end
 
-local given, quarantined, more = {}, false, 0
+local given, owned, quarantined, more = {}, {}, false, 0
 
-local function give(id, deaths, alone)
-  local journal = call('GET', root .. 'j:' .. id) or ''
-  given[#given + 1] = {call('GET', root .. 'e:' .. id), journal, tonumber(deaths or 0) + 1, alone}
+-- One gateway to send to; where there are others emit finds them.
+local function give(id, journaled, deaths, alone, gws)
+  local journal = journaled == '1' and call('GET', root .. 'j:' .. id) or ''
+  local gw = string.match(gws, '^[^,]*')
+  if gw ~= gws then attend(life, id) end
+  given[#given + 1] = {call('GET', root .. 'e:' .. id), journal, tonumber(deaths or 0) + 1, alone, gw}
   quarantined = quarantined or alone == 1
 end
 
@@ -49,11 +52,11 @@ local function recover_from(stream)
       from = entry[1]
       local id = entry[2] and #entry[2] > 0 and fields(entry).i
       if not (id and held[id]) then
-        local v = id and call('HMGET', execution(id), 'owner', 'entry', 'deaths', 'alone') or {}
-        if v[1] ~= life or v[2] ~= entry[1] then
+        local v = id and call('HMGET', execution(id), 'entry', 'journaled', 'deaths', 'alone', 'gws') or {}
+        if v[1] ~= entry[1] or not progress(life, id) then
           drop(stream, entry[1])
         elseif #given < n then
-          give(id, v[3], tonumber(v[4] or 0))
+          give(id, v[2], v[3], tonumber(v[4] or 0), v[5])
         else
           more = 1
         end
@@ -64,9 +67,9 @@ end
 
 local function start(model, lane, stream, entry)
   local f = fields(entry)
-  account(-1, model, lane, f.u, f.t, f.b)
+  charge(-1, model, lane, f.u, f.t, f.b)
   local r = execution(f.i)
-  local v = call('HMGET', r, 'entry', 'deadline', 'gws', 'detach', 'orphan', 'deaths')
+  local v = call('HMGET', r, 'entry', 'deadline', 'gws', 'detach', 'orphan', 'deaths', 'journaled', 'n_ev')
   if v[1] ~= entry[1] then -- forgotten: its time was over long ago
     return drop(stream, entry[1])
   end
@@ -79,8 +82,9 @@ local function start(model, lane, stream, entry)
     return finish(f.i, 'CANCELLED', cancelled)
   end
   local alone = lane == 'q' and 1 or 0
-  call('HSET', r, 'state', 'RUNNING', 'owner', life, 'prog', 0, 'alone', alone)
-  give(f.i, v[6], alone)
+  call('HSET', r, 'state', 'RUNNING', 'owner', life, 'alone', alone)
+  owned[#owned + 1], owned[#owned + 2] = f.i, '=' .. (v[8] or 0)
+  give(f.i, v[7], v[6], alone, v[3])
 end
 
 -- At most 16 reads, so that a lane full of expired entries does not hold up the broker.
@@ -121,6 +125,8 @@ if not quarantined then
   end
 end
 
+if #owned > 0 then call('HSET', root .. 'own:' .. life, unpack(owned)) end
+account()
 send('')
 local bell = call('XREVRANGE', root .. 'bell', '+', '-', 'COUNT', 1)[1]
 return {'OK', now, more, bell and bell[1] or '0-0', unpack(given)}

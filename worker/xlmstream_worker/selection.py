@@ -1,0 +1,91 @@
+"""Finding the best, the best k, and the edge of a share, among the scores of a whole vocabulary, without sorting it.
+
+A maximum over blocks runs at memory speed where an argmax or a selection over everything does not, so whatever looks
+for few tokens looks for their blocks first. Rows of V scores, V a multiple of 256 where it matters for speed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_BLOCK = 256
+_SMALL_BLOCK = 64
+# Nearly all shares lie within this many best keys, so that a partial selection finds their edge.
+_LIKELY = 1024
+# Weights below e^-30 of the best one are beyond float32 sums.
+_WEIGHT_RANGE = 30.0
+_BINS = 256
+
+
+def best_token(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The index int64 (B,) and value float32 (B,) of the highest score of each row (B, V); the first among equals."""
+    B, V = scores.shape
+    if V % _BLOCK or V == _BLOCK:
+        best = scores.max(-1)
+        return best.indices, best.values
+    blocks = scores.view(B, V // _BLOCK, _BLOCK)
+    highest = blocks.amax(-1).max(-1)
+    block = highest.indices
+    inside = blocks.gather(1, block[:, None, None].expand(B, 1, _BLOCK)).argmax(-1)[:, 0]
+    return block * _BLOCK + inside, highest.values
+
+
+def best_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Values and indices (B, k) of the k highest scores of each row (B, V), best first; k at most V."""
+    B, V = scores.shape
+    blocks = V // _SMALL_BLOCK
+    if V % _SMALL_BLOCK or 2 * k >= blocks:
+        best = scores.topk(k)
+        return best.values, best.indices
+    # The k best lie in the k blocks with the highest maxima.
+    split = scores.view(B, blocks, _SMALL_BLOCK)
+    chosen = split.amax(-1).topk(k).indices
+    within = split.gather(1, chosen[:, :, None].expand(B, k, _SMALL_BLOCK)).view(B, -1)
+    best = within.topk(k)
+    block = chosen.gather(1, best.indices // _SMALL_BLOCK)
+    return best.values, block * _SMALL_BLOCK + best.indices % _SMALL_BLOCK
+
+
+def share_floor(keys: Tensor, weights: Tensor, share: Tensor, total: Tensor) -> Tensor:
+    """The lowest key (B,) of the smallest set of highest keys that weighs share (B,) * total (B,).
+
+    `keys` (B, V) are at most 0; `weights` (B, V) are 0 for excluded tokens. A share of 1 keeps everything: minus
+    infinity.
+    """
+    wanted = share * total
+    best = keys.topk(min(_LIKELY, keys.shape[1]))
+    sums = weights.gather(1, best.indices).cumsum_(-1)
+    place = torch.searchsorted(sums, wanted[:, None]).clamp_(max=best.values.shape[1] - 1)
+    floor = best.values.gather(1, place)[:, 0]
+    if keys.shape[1] > _LIKELY:
+        reached = sums[:, -1] >= wanted
+        # Where asking the device means waiting for it, both are computed.
+        if keys.device.type != "cpu" or not bool((reached | (share == 1)).all()):
+            floor = torch.where(reached, floor, mass_floor(keys, weights, wanted))
+    return floor.masked_fill(share == 1, -torch.inf)
+
+
+def mass_floor(keys: Tensor, weights: Tensor, wanted: Tensor) -> Tensor:
+    """A key (B,) such that the tokens at or above it weigh `wanted` (B,), found without sorting.
+
+    `keys` (B, V) are at most 0. Three rounds, each looking closer into the bin of the last that holds the edge: tokens
+    within 30 / 256**3 of the edge count as equals. Minus infinity where all keys above -30 together weigh too little.
+    """
+    high = keys.new_zeros(keys.shape[0], 1)
+    counted = torch.zeros_like(high)
+    width = _WEIGHT_RANGE
+    short = torch.zeros(keys.shape[0], 1, dtype=torch.bool, device=keys.device)
+    for number in range(3):
+        width /= _BINS
+        # Column 0 takes what lies above `high` and is counted already, the last one what lies below the bins.
+        bins = ((high - keys) / width).floor_().clamp_(-1, _BINS).long().add_(1)
+        sums = weights.new_zeros(keys.shape[0], _BINS + 2).scatter_add_(1, bins, weights)[:, 1:-1]
+        running = sums.cumsum(-1).add_(counted)
+        edge = torch.searchsorted(running, wanted[:, None])
+        if number == 0:
+            short = edge == _BINS
+        edge = edge.clamp_(max=_BINS - 1)
+        counted = (running - sums).gather(1, edge)
+        high = high - edge * width
+    return (high - width).masked_fill(short, -torch.inf)[:, 0]
