@@ -169,7 +169,7 @@ class Executions:
             accepted_ms=now_ms,
             deadline_ms=now_ms + int(order.call.time_left_s * 1000),
             resume_secret=secrets.token_urlsafe(24) if journaled else "",
-            seed=secrets.randbits(63),
+            seed=secrets.randbits(63) if order.task == Task.TASK_GENERATE else 0,
             priority=options.priority,
             journaled=journaled,
             detach=order.detach,
