@@ -17,12 +17,13 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
+
+from xlmstream_server.version import package_version
 
 ENVIRONMENT_PREFIX = "XLMSTREAM_SERVER_"
 
 Value: TypeAlias = bool | int | float | str
-Section = TypeVar("Section")
 
 
 class ConfigError(ValueError):
@@ -151,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"Every flag is also a variable, for example {ENVIRONMENT_PREFIX}MAX_INPUTS=64, and a key of the file.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {package_version()}")
     parser.add_argument("--config", metavar="FILE", help="TOML file with these settings, in sections as shown here")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for section, field, _ in _settings(GatewayConfig):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Awaitable, Callable
 
 import pytest
 import redis
 from broker.play import (
     MODEL,
     ROOT,
+    FlakyGateway,
     FlakyLink,
     Listener,
+    check_clean,
     check_events,
     delta,
     envelope,
@@ -62,6 +65,9 @@ async def test_the_work_of_a_dead_worker_continues_from_its_journal(
     assert (taken.attempt, taken.alone) == (1, False)  # it had made progress
     with pytest.raises(Fenced):
         worker.publish([Output(asked.execution_id, tuple(script_of(asked)[2:]))])
+    for refused in (worker.renew, worker.reap, lambda: worker.take(1)):
+        with pytest.raises(Fenced):
+            refused()
     other_worker.publish([work(other_worker, taken)])
     listener.read()
     assert listener.events[asked.execution_id] == script_of(asked)
@@ -198,6 +204,7 @@ async def test_handoff_keeps_the_journal_and_counts_no_attempt(
     await gateway.cancel(asked[2].execution_id)
     assert worker.handoff(worker.held) == 2
     assert worker.held == ()
+    assert not client.exists(f"{ROOT}own:{worker.life}", f"{ROOT}att:{worker.life}")
     worker.close()
     assert client.hkeys(f"{ROOT}lives") == [other_worker.life.encode()]
     taken = other_worker.take(8)
@@ -207,6 +214,64 @@ async def test_handoff_keeps_the_journal_and_counts_no_attempt(
     for one in asked:
         check_events(one, listener.events[one.execution_id])
     assert listener.events[asked[2].execution_id] == [failures.cancelled()]
+
+
+@pytest.mark.parametrize("lost", ["submit", "take", "publish", "end", "handoff", "reap", "cancel", "stop", None])
+async def test_a_repeated_call_changes_nothing(
+    broker_url: str, client: redis.Redis, lost: str | None, worker: WorkerBroker, other_worker: WorkerBroker
+) -> None:
+    """One history over every script; the reply of one call is lost and the call repeated, the outcome is the same."""
+    gateway = await FlakyGateway.connect(broker_url)
+    listener = Listener(client, gateway)
+
+    def call(name: str, one: WorkerBroker, act: Callable[[], object]) -> object:
+        assert isinstance(one._link, FlakyLink)
+        one._link.lose = "reply" if name == lost else None
+        if name != lost:
+            return act()
+        with pytest.raises(BrokerDown):
+            act()
+        return act()
+
+    async def ask(name: str, act: Callable[[], Awaitable[object]]) -> None:
+        gateway.lose = "reply" if name == lost else None
+        if name == lost:
+            with pytest.raises(BrokerDown):
+                await act()
+        await act()
+
+    first, second, third = (envelope(gateway, length=4, journaled=True) for _ in range(3))
+    for asked in (first, second, third):
+        listener.listen(asked.execution_id)
+        await ask("submit", lambda asked=asked: gateway.submit(asked))
+    taken = call("take", worker, lambda: worker.take(3))
+    assert isinstance(taken, list)
+    assert [one.envelope for one in taken] == [first, second, third]
+    outputs = [Output(one.execution_id, tuple(script_of(one)[:2])) for one in (first, second, third)]
+    call("publish", worker, lambda: worker.publish(outputs and [outputs.pop()]))
+    worker.publish(outputs)
+    last = [Output(first.execution_id, tuple(script_of(first)[2:]))]
+    call("end", worker, lambda: worker.publish(last and [last.pop()]))
+    call("handoff", worker, lambda: worker.handoff([second.execution_id]))
+    assert worker.held == (third.execution_id,)
+    assert client.hkeys(f"{ROOT}own:{worker.life}") == [third.execution_id.encode()]
+    assert worker.publish([]).waiting == 1
+    await ask("cancel", lambda: gateway.cancel(third.execution_id))
+    lapse(client, worker)
+    call("reap", other_worker, other_worker.reap)
+    with pytest.raises(Fenced):
+        worker.publish([])
+    (again,) = other_worker.take(5)
+    assert (again.envelope, list(again.journal), again.attempt) == (second, script_of(second)[:2], 1)
+    await ask("stop", lambda: gateway.cancel(second.execution_id))
+    assert other_worker.publish([]).stop == {second.execution_id: Stop.CANCELLED}
+    other_worker.publish([Output(second.execution_id, (failures.cancelled(),))])
+    listener.read()
+    assert listener.events[first.execution_id] == script_of(first)
+    for one in (second, third):
+        assert listener.events[one.execution_id] == [*script_of(one)[:2], failures.cancelled()]
+    check_clean(client, [other_worker.life])
+    await gateway.close()
 
 
 async def test_output_outlives_a_lost_message(gateway: GatewayBroker, listener: Listener, worker: WorkerBroker) -> None:

@@ -61,6 +61,16 @@ def test_rows_that_join_and_leave_equal_the_plain_forward(causal_model: XLMWithL
     assert_greedy(causal_model, transcript, [request for _, request in arrivals])
 
 
+@pytest.mark.parametrize("slots", [1, 5, 13])
+def test_fixed_shapes_change_nothing(causal_model: XLMWithLMHeadModel, slots: int) -> None:
+    """As a GPU decodes: more slots and positions computed than there are, ids read back one step late."""
+    arrivals = random_requests(slots, list(DecodingMode))
+    engine = DecoderEngine(causal_model, replace(SMALL, max_slots=slots, static_shapes=True, late_readback=True))
+    engine.warm_up()
+    transcript = run(engine, arrivals)
+    assert_greedy(causal_model, transcript, [request for _, request in arrivals])
+
+
 def test_masked_models_equal_the_plain_forward(masked_model: XLMWithLMHeadModel) -> None:
     arrivals = random_requests(5, [DecodingMode.MASK_APPEND])
     transcript = run(DecoderEngine(masked_model, SMALL), arrivals)

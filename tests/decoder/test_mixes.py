@@ -1,5 +1,5 @@
 """Anything with anything: random mixes of modes, parameters, lengths, arrivals and cancellations equal each request's
-solo run, also with ids read back one step late."""
+solo run, also with ids read back one step late and with batches padded to fixed shapes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def requests(draw: st.DrawFn, causal: bool) -> list[tuple[int, SequenceRequest]]
     return arrivals
 
 
-@given(st.data(), st.booleans(), st.booleans())
+@given(st.data(), st.booleans(), st.booleans(), st.booleans())
 @settings(
     phases=[Phase.generate],  # shrinking takes minutes
     deadline=None,
@@ -80,10 +80,12 @@ def requests(draw: st.DrawFn, causal: bool) -> list[tuple[int, SequenceRequest]]
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
-def test_every_request_gets_what_it_gets_alone(data: st.DataObject, causal: bool, late: bool) -> None:
+def test_every_request_gets_what_it_gets_alone(data: st.DataObject, causal: bool, late: bool, static: bool) -> None:
     arrivals = data.draw(requests(causal))
     cancelled = {request.key: data.draw(st.none() | st.integers(0, 20)) for _, request in arrivals}
-    engine = DecoderEngine(MODELS[causal], EngineConfig(max_slots=4, prefill_tokens=5, late_readback=late))
+    engine = DecoderEngine(
+        MODELS[causal], EngineConfig(max_slots=4, prefill_tokens=5, late_readback=late, static_shapes=static)
+    )
 
     def cancel(step: int) -> None:
         for key, when in cancelled.items():

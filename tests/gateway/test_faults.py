@@ -201,13 +201,13 @@ async def test_what_the_broker_has_forgotten_is_submitted_again(
         unary = asyncio.ensure_future(service.inference.Generate(generate_request("hold:2 b", request_id=request_id)))
         await asyncio.to_thread(worker.wait, lambda: len(worker.rows) == 2)
         with redis.Redis.from_url(broker_url) as client:
-            client.delete(*client.keys("xs:*r:*"), *client.keys("xs:*j:*"), *client.keys("xs:*lane:*"))
-        await asyncio.to_thread(worker.wait, lambda: len(worker.started) == 4, 20)
+            client.flushdb()  # as a broker that comes back with nothing: the worker is fenced, and begins a new life
+        await asyncio.to_thread(worker.wait, lambda: len(worker.started) >= 4, 30)
         worker.release("hold:5 a")
         worker.release("hold:2 b")
         assert (await read.all(call)).ids == expected_ids("hold:5 a", 20)
         assert list((await unary).outputs[0].result.candidates[0].token_ids) == expected_ids("hold:2 b", 10)
-        assert service.gateway.metrics.registry.get_sample_value("xlmstream_resubmitted_total") == 2
+        assert (service.gateway.metrics.registry.get_sample_value("xlmstream_resubmitted_total") or 0) >= 2
 
 
 async def test_a_unary_result_whose_frame_was_lost_is_computed_again(

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from xlmstream_worker.training.checkpoint import load_state
+from xlmstream_worker.training.models import new_model
 from xlmstream_worker.training.optimizer import build_optimizers
-from xlmstream_worker.training.pipeline import new_model, run_recipe
+from xlmstream_worker.training.pipeline import run_recipe
 from xlmstream_worker.training.recipe import Recipe
 from xlmstream_worker.training.trainer import Sitting, read_log
 from xlmstream_worker.xlm import XLMWithLMHeadModel

@@ -16,6 +16,7 @@ from .cache import SlotCache
 from .penalties import History, penalties_of
 from .scheduler import Row
 from .sequences import BeamParameters, EarlyStopping
+from .transfer import upload
 
 # What stands for minus infinity in scores that are added up: finite, as ranks among such scores matter.
 _NEVER = -1e9
@@ -33,7 +34,7 @@ class BeamSearch:
         self._limit = rows[0].limit
         self._prompt_length = len(request.prompt_ids)
         self._penalties = penalties_of(rows, device)
-        self._ends = torch.tensor(request.end_ids, dtype=torch.int64, device=device)
+        self._ends = upload(request.end_ids, device, torch.int64)
         N = len(rows)
         self._width = N * max(2, 1 + len(request.end_ids))
         self._running = torch.full((N,), _NEVER, device=device)
@@ -65,7 +66,7 @@ class BeamSearch:
         """
         scores = torch.stack([self._fed.pop(row) for row in self.rows])
         N, V = scores.shape
-        slots = torch.tensor([row.slot for row in self.rows], device=scores.device)
+        slots = upload([row.slot for row in self.rows], scores.device)
         length = self._prompt_length + self.count
         total = self._log_probabilities(scores, slots, length, cache) + self._running[:, None]
         best = total.flatten().topk(min(self._width, N * V))

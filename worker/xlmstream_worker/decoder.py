@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from .beam import BeamSearch
-from .cache import SlotCache
+from .cache import PrefixStore, SlotCache
 from .forward import Batch, Forward
+from .graphs import widest_padding
 from .isolation import run_isolated
 from .limits import Limits
 from .network import Network
 from .penalties import History
+from .prefix import BLOCK_TOKENS
 from .readback import Chosen, Launch, Readback
 from .sampling import SamplingPlan, choose
 from .scheduler import Chunk, Placement, Row, Scheduler
@@ -58,16 +60,27 @@ class DecoderEngine:
             slots=config.max_slots,
             causal=settings.causal,
         )
-        self._scheduler = Scheduler(
-            config.max_slots, _STAGING_SLOTS, config.prefill_tokens, self.max_context, cached=settings.causal
-        )
+        static = device.type == "cuda" if config.static_shapes is None else config.static_shapes
+        gap = 2 * widest_padding(config.max_slots) if static else 0
         self._cache = SlotCache(
-            config.max_slots + _STAGING_SLOTS,
+            config.max_slots + gap + _STAGING_SLOTS,
+            _STAGING_SLOTS,
             self.max_context,
             network.heads if settings.causal else [],
             network.head_dim,
             network.dtype,
             device,
+        )
+        blocks = config.prefix_cache_bytes // self._cache.block_bytes(BLOCK_TOKENS) if settings.causal else 0
+        self._prefixes = PrefixStore(self._cache, blocks, BLOCK_TOKENS)
+        self._scheduler = Scheduler(
+            config.max_slots,
+            _STAGING_SLOTS,
+            config.prefill_tokens,
+            self.max_context,
+            cached=settings.causal,
+            prefix_blocks=blocks,
+            gap=gap,
         )
         self._forward = Forward(
             network,
@@ -75,6 +88,8 @@ class DecoderEngine:
             causal=settings.causal,
             mask_id=settings.mask_token_id,
             pad_id=settings.pad_index,
+            static=static,
+            max_rows=config.max_slots,
         )
         late = device.type == "cuda" if config.late_readback is None else config.late_readback
         self._readback = Readback(device, late=late)
@@ -112,6 +127,8 @@ class DecoderEngine:
     def step(self) -> StepResult:
         """Advance every running row by one token. Without work it returns an empty result at once."""
         chunks = self._scheduler.chunks()
+        for prompt in self._scheduler.loads():
+            self._cache.load(prompt.slot, self._prefixes, prompt.reused)
         run_isolated(self._forward.prefill, chunks, self._fail_chunk)
         self._place(self._scheduler.place())
         batches = [lane.rows for lane in self._scheduler.lanes.values()]
@@ -121,7 +138,9 @@ class DecoderEngine:
         return StepResult(tokens, sum(map(len, batches)), sum(chunk.stop - chunk.start for chunk in chunks))
 
     def warm_up(self) -> None:
-        """Run the paths of this model once, so that the first request does not pay for it."""
+        """Run the paths of this model once, so that the first request does not pay for it. Only on an idle engine."""
+        with torch.inference_mode():
+            self._forward.record()
         for mode in DecodingMode:
             if mode is DecodingMode.MASK_APPEND or self._limits.causal:
                 self.add(SequenceRequest(f"warm-up {mode.value}", (0,) * (self.max_context - 1), mode=mode))
@@ -147,12 +166,13 @@ class DecoderEngine:
 
     def _place(self, placement: Placement) -> None:
         """Move rows into the holes that others left, and give complete prompts to the rows that begin with them."""
+        for prompt, block, start in placement.stored:
+            self._cache.save(prompt.slot, start, self._prefixes, block)
         for source, slot, tokens in placement.moves:
             self._cache.move(source, slot, tokens)
         searches: dict[str, list[Row]] = {}
         for prompt, row in placement.started:
-            language = self._forward.language(row.request.language_id)
-            self._cache.start(prompt.slot, row.slot, self._forward.ids(prompt.ids), language)
+            self._forward.start(prompt, row)
             if row.request.beam_search is not None:
                 searches.setdefault(row.request.key, []).append(row)
         for key, rows in searches.items():
@@ -219,7 +239,9 @@ class DecoderEngine:
         if reason is not None:
             self._end(row)
         logprob, top = chosen.logprobs.get(place), chosen.top_logprobs.get(place, ())
-        return TokenOutput(request.key, row.candidate, index, token, reason, None, logprob, top)
+        return TokenOutput(
+            request.key, row.candidate, index, token, reason, None, logprob, top, cached_tokens=row.cached_tokens
+        )
 
     def _search_outputs(self, search: BeamSearch) -> list[TokenOutput]:
         """All tokens of the best sequences of a search, less what an earlier attempt delivered."""
@@ -234,7 +256,8 @@ class DecoderEngine:
             delivered = len(request.forced_ids[candidate]) if request.forced_ids else 0
             for index in range(delivered, len(ids)):
                 end = reason if index + 1 == len(ids) else None
-                outputs.append(TokenOutput(request.key, candidate, index, ids[index], end))
+                cached = search.rows[0].cached_tokens
+                outputs.append(TokenOutput(request.key, candidate, index, ids[index], end, cached_tokens=cached))
         self._end_search(search)
         return outputs
 

@@ -24,6 +24,7 @@ from .draws import signed_seed, uniforms
 from .scheduler import Row
 from .selection import best_k, share_floor
 from .sequences import SamplingParameters
+from .transfer import upload
 
 _WIDEST_LIMIT = 1024
 _NUCLEUS_TRIES = (64, 512)
@@ -76,19 +77,19 @@ def _drawing(way: Way, indices: list[int], rows: Sequence[Row], device: torch.de
     wishes = [rows[index].request.sampling for index in indices]
 
     def unless(neutral: float, values: list[float]) -> Tensor | None:
-        return None if all(value == neutral for value in values) else torch.tensor(values, device=device)
+        return None if all(value == neutral for value in values) else upload(values, device)
 
     return Drawing(
         way=way,
-        rows=None if len(indices) == len(rows) else torch.tensor(indices, device=device),
-        temperature=torch.tensor([[wish.temperature] for wish in wishes], device=device),
+        rows=None if len(indices) == len(rows) else upload(indices, device),
+        temperature=upload([[wish.temperature] for wish in wishes], device),
         top_k=unless(0, [wish.top_k for wish in wishes]),
         widest_k=max(wish.top_k for wish in wishes),
         top_p=unless(1.0, [wish.top_p for wish in wishes]),
         min_p=unless(0.0, [wish.min_p for wish in wishes]),
         typical_p=unless(1.0, [wish.typical_p for wish in wishes]),
-        seeds=torch.tensor([signed_seed(wish.seed) for wish in wishes], device=device),
-        candidates=torch.tensor([rows[index].candidate for index in indices], device=device),
+        seeds=upload([signed_seed(wish.seed) for wish in wishes], device),
+        candidates=upload([rows[index].candidate for index in indices], device),
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .scheduler import Row
+from .transfer import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,7 @@ class LogitBias:
         if not wishes:
             return None
         numbers, ids, bias = zip(*wishes, strict=True)
-        return cls(
-            torch.tensor(numbers, device=device), torch.tensor(ids, device=device), torch.tensor(bias, device=device)
-        )
+        return cls(upload(numbers, device), upload(ids, device), upload(bias, device))
 
     def apply(self, scores: Tensor, history: History) -> None:
         scores.view(-1).index_add_(0, self.rows * scores.shape[1] + self.ids, self.bias.float())
@@ -77,7 +76,7 @@ class Repetition:
     @classmethod
     def of(cls, rows: Sequence[Row], device: torch.device) -> Repetition | None:
         wishes = [row.request.sampling.repetition_penalty for row in rows]
-        return None if all(wish == 1 for wish in wishes) else cls(torch.tensor(wishes, device=device)[:, None])
+        return None if all(wish == 1 for wish in wishes) else cls(upload(wishes, device)[:, None])
 
     def apply(self, scores: Tensor, history: History) -> None:
         # Beyond a row's end its first token stands in: whoever occurs twice is written the same value twice.
@@ -100,7 +99,7 @@ class Occurrence:
         frequency = [row.request.sampling.frequency_penalty for row in rows]
         if not any(presence) and not any(frequency):
             return None
-        return cls(torch.tensor(presence, device=device)[:, None], torch.tensor(frequency, device=device)[:, None])
+        return cls(upload(presence, device)[:, None], upload(frequency, device)[:, None])
 
     def apply(self, scores: Tensor, history: History) -> None:
         places = history.positions()
@@ -122,7 +121,7 @@ class NoRepeatNgram:
     @classmethod
     def of(cls, rows: Sequence[Row], device: torch.device) -> NoRepeatNgram | None:
         sizes = [row.request.sampling.no_repeat_ngram_size for row in rows]
-        return cls(torch.tensor(sizes, device=device)[:, None], max(sizes)) if any(sizes) else None
+        return cls(upload(sizes, device)[:, None], max(sizes)) if any(sizes) else None
 
     def apply(self, scores: Tensor, history: History) -> None:
         tokens, lengths = history.tokens, history.lengths[:, None]
@@ -154,9 +153,9 @@ class BadWords:
         width = max(len(word) for _, word in words) - 1
         before = [[*reversed(word[:-1]), *[-1] * (width + 1 - len(word))] for _, word in words]
         return cls(
-            rows=torch.tensor([number for number, _ in words], device=device),
-            last=torch.tensor([word[-1] for _, word in words], device=device),
-            before=torch.tensor(before, dtype=torch.int64, device=device).view(len(words), width),
+            rows=upload([number for number, _ in words], device),
+            last=upload([word[-1] for _, word in words], device),
+            before=upload(before, device, torch.int64).view(len(words), width),
         )
 
     def apply(self, scores: Tensor, history: History) -> None:
@@ -181,7 +180,7 @@ class MinimumLength:
             return None
         width = max(len(ids) for ids in ends)
         padded = [[*ids, *[ids[0] if ids else 0] * (width - len(ids))] for ids in ends]
-        return cls(torch.tensor(least, device=device)[:, None], torch.tensor(padded, device=device))
+        return cls(upload(least, device)[:, None], upload(padded, device))
 
     def apply(self, scores: Tensor, history: History) -> None:
         early = history.produced[:, None] < self.least

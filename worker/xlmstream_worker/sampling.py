@@ -15,6 +15,7 @@ from .drawing import Drawing, draw, drawings_of
 from .penalties import History, Penalty, penalties_of
 from .scheduler import Row
 from .selection import best_token
+from .transfer import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class SamplingPlan:
     def of(cls, rows: Sequence[Row], device: torch.device) -> SamplingPlan:
         lengths = [len(row.request.prompt_ids) for row in rows]
         return cls(
-            prompt_lengths=torch.tensor(lengths, device=device),
+            prompt_lengths=upload(lengths, device),
             penalties=penalties_of(rows, device),
             drawings=drawings_of(rows, device),
             logprobs=Logprobs.of(rows, device),
@@ -58,7 +59,7 @@ class Logprobs:
         places = tuple(index for index, row in enumerate(rows) if row.request.top_logprobs is not None)
         if not places:
             return None
-        return cls(torch.tensor(places, device=device), places, max(rows[i].request.top_logprobs or 0 for i in places))
+        return cls(upload(places, device), places, max(rows[i].request.top_logprobs or 0 for i in places))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from .prefix import BLOCK_TOKENS, PrefixIndex, Sharers
 from .sequences import DecodingMode, SequenceRequest
 
 
@@ -29,6 +30,7 @@ class Row:
     """Tokens of the candidate so far: forced ones and those computed but not yet read back included."""
     limit: int
     """`produced` at which it has reached its last token."""
+    cached_tokens: int = 0
     slot: int = -1
     leaving: bool = False
     """It decodes no further; its slot is free from the next step on."""
@@ -53,6 +55,17 @@ class Prompt:
     """How many of `ids` the cache must hold before the first decode step."""
     computed: int = 0
     dropped: bool = False
+    reused: tuple[int, ...] = ()
+    """Blocks of the prefix store that its first tokens come from."""
+
+    @property
+    def cached_tokens(self) -> int:
+        return len(self.reused) * BLOCK_TOKENS
+
+    @property
+    def sharers(self) -> Sharers | None:
+        scope = self.request.prefix_scope
+        return None if scope is None else Sharers(scope, self.request.language_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +79,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What to copy before decoding: first `moves` (from slot, to slot, tokens), in order, then the `started` rows."""
+    """What to copy before decoding: first the blocks to be `stored` (prompt, block, first token) and the `moves`
+    (from slot, to slot, tokens), in order, then the `started` rows."""
 
+    stored: tuple[tuple[Prompt, int, int], ...]
     moves: tuple[tuple[int, int, int], ...]
     started: tuple[tuple[Prompt, Row], ...]
 
@@ -118,11 +133,21 @@ class Scheduler:
     """
 
     def __init__(
-        self, slots: int, staging: int, prefill_tokens: int, max_positions: int, *, cached: bool = True, gap: int = 0
+        self,
+        slots: int,
+        staging: int,
+        prefill_tokens: int,
+        max_positions: int,
+        *,
+        cached: bool = True,
+        gap: int = 0,
+        prefix_blocks: int = 0,
     ) -> None:
         """`cached`: prompts are computed ahead (causal models). `gap`: slots between the lanes that rows never use, for
-        batches padded to a fixed size."""
+        batches padded to a fixed size. `prefix_blocks`: size of the prefix store."""
         self._cached = cached
+        self._prefixes = PrefixIndex(prefix_blocks)
+        self._reusing: list[Prompt] = []
         self.slots = slots
         self.max_positions = max_positions
         self.lanes = {
@@ -196,17 +221,27 @@ class Scheduler:
             if budget <= 0 or not self._stage_next():
                 return chunks
 
+    def loads(self) -> list[Prompt]:
+        """Prompts, new since the last call, whose first tokens are to be copied from the prefix store, before
+        `chunks` run."""
+        loads, self._reusing = self._reusing, []
+        return loads
+
     def place(self) -> Placement:
         """Free the slots of leaving rows and give slots to the candidates of complete prompts."""
         started: list[tuple[Prompt, Row]] = []
+        stored: list[tuple[Prompt, int, int]] = []
         for prompt in [prompt for prompt in self._prompts if prompt.computed == prompt.needed]:
             self._prompts.remove(prompt)
+            if prompt.sharers is not None:
+                fresh = self._prefixes.store(prompt.sharers, prompt.ids[: prompt.needed])
+                stored += [(prompt, block, start) for block, start in fresh]
             self._staging.append(prompt.slot)
             started += [(prompt, row) for row in self._rows_of(prompt)]
         moves: list[tuple[int, int, int]] = []
         for mode, lane in self.lanes.items():
             moves += lane.close_holes([row for _, row in started if row.request.mode is mode])
-        return Placement(tuple(moves), tuple(started))
+        return Placement(tuple(stored), tuple(moves), tuple(started))
 
     # -- what is where -------------------------------------------------------------------------------------------
 
@@ -240,6 +275,11 @@ class Scheduler:
             return False
         prompt = self._backlog.pop(0)
         prompt.slot = self._staging.pop()
+        if prompt.sharers is not None:
+            prompt.reused = tuple(self._prefixes.find(prompt.sharers, prompt.ids[: prompt.needed]))
+            prompt.computed = prompt.cached_tokens
+            if prompt.reused:
+                self._reusing.append(prompt)
         self._prompts.append(prompt)
         return True
 
@@ -258,7 +298,7 @@ class Scheduler:
         request = prompt.request
         produced = len(prompt.ids) - len(request.prompt_ids)
         limit = min(request.max_new_tokens, self.max_positions - len(request.prompt_ids))
-        return [Row(request, candidate, produced, limit) for candidate in prompt.candidates]
+        return [Row(request, candidate, produced, limit, prompt.cached_tokens) for candidate in prompt.candidates]
 
     def _release_dropped(self) -> None:
         self._staging += [prompt.slot for prompt in self._prompts if prompt.dropped]

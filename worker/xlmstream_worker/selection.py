@@ -11,8 +11,8 @@ from torch import Tensor
 
 _BLOCK = 256
 _SMALL_BLOCK = 64
-# Nearly all shares lie within this many best keys, so that a partial selection finds their edge.
-_LIKELY = 1024
+# Up to this many keys are sorted.
+_FEW = 1024
 # Weights below e^-30 of the best one are beyond float32 sums.
 _WEIGHT_RANGE = 30.0
 _BINS = 256
@@ -54,15 +54,13 @@ def share_floor(keys: Tensor, weights: Tensor, share: Tensor, total: Tensor) -> 
     infinity.
     """
     wanted = share * total
-    best = keys.topk(min(_LIKELY, keys.shape[1]))
-    sums = weights.gather(1, best.indices).cumsum_(-1)
-    place = torch.searchsorted(sums, wanted[:, None]).clamp_(max=best.values.shape[1] - 1)
-    floor = best.values.gather(1, place)[:, 0]
-    if keys.shape[1] > _LIKELY:
-        reached = sums[:, -1] >= wanted
-        # Where asking the device means waiting for it, both are computed.
-        if keys.device.type != "cpu" or not bool((reached | (share == 1)).all()):
-            floor = torch.where(reached, floor, mass_floor(keys, weights, wanted))
+    if keys.shape[1] > _FEW:
+        floor = mass_floor(keys, weights, wanted)
+    else:
+        best = keys.sort(-1, descending=True)
+        sums = weights.gather(1, best.indices).cumsum_(-1)
+        place = torch.searchsorted(sums, wanted[:, None]).clamp_(max=best.values.shape[1] - 1)
+        floor = best.values.gather(1, place)[:, 0]
     return floor.masked_fill(share == 1, -torch.inf)
 
 

@@ -131,6 +131,9 @@ class SequenceRequest:
     goes on after them exactly as it would have. Empty, or one tuple per candidate."""
     ended_candidates: frozenset[int] = frozenset()
     """Candidates whose end an earlier attempt has delivered: not run again, not reported."""
+    prefix_scope: str | None = None
+    """Requests with the same scope (a tenant) reuse the keys and values of common beginnings of their prompts; None
+    shares with nobody."""
     alone: bool = False
     """Run while no other request is in the batch (quarantine of a request suspected of killing workers)."""
 
@@ -166,6 +169,8 @@ class TokenOutput:
     """Natural log-probability of the token, where the request asked for it."""
     top_logprobs: tuple[tuple[int, float], ...] = ()
     """The best ids and their log-probabilities, best first."""
+    cached_tokens: int = 0
+    """How many tokens of the prompt were reused from earlier requests; the same in every output of a candidate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,8 +199,14 @@ class EngineConfig:
     late_readback: bool | None = None
     """Hand out each step's tokens with the next step's, so that the device need not wait for the host. None: on a
     GPU."""
+    static_shapes: bool | None = None
+    """Decode a fixed number of slots and positions, more than the rows need, so that a GPU can launch a whole step as
+    one recorded graph. None: on a GPU."""
     prefill_tokens: int = 256
     """Most prompt tokens computed per step, so that a long prompt never holds up the rows that decode."""
+
+    prefix_cache_bytes: int = 2**28
+    """Memory for the keys and values of beginnings of prompts that later requests may share; 0 keeps none."""
 
     def __post_init__(self) -> None:
         if self.max_slots < 1:
@@ -204,5 +215,7 @@ class EngineConfig:
             raise ValueError(f"max_positions must be at least 2, got {self.max_positions}")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
+        if self.prefix_cache_bytes < 0:
+            raise ValueError(f"prefix_cache_bytes must be at least 0, got {self.prefix_cache_bytes}")
         if self.prefill_tokens < 1:
             raise ValueError(f"prefill_tokens must be at least 1, got {self.prefill_tokens}")

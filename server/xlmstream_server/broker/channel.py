@@ -17,7 +17,8 @@ import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
 
 from xlmstream_server.broker.connection import CONNECT_TIMEOUT_S, TIMEOUT_S, Argument, Reply, error_of
-from xlmstream_server.broker.errors import BrokerDown
+from xlmstream_server.broker.errors import BrokerDown, BrokerError
+from xlmstream_server.broker.scripts import script
 
 
 def _tls(options: Mapping[str, object]) -> ssl.SSLContext:
@@ -85,6 +86,18 @@ class Channel(asyncio.Protocol):
         if self._watch is None:
             self._watch = self._loop.call_later(TIMEOUT_S, self._check)
         return future
+
+    async def script(self, name: str, root: bytes, *arguments: Argument) -> list[Reply]:
+        """Run a script, loading it where the broker does not have it (yet, or any more)."""
+        source = script(name)
+        try:
+            reply = await self.call(*source.by_sha(root, *arguments))
+        except BrokerError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+            reply = await self.call(*source.by_text(root, *arguments))
+        assert isinstance(reply, list)
+        return reply
 
     def close(self) -> None:
         if self._transport is not None:

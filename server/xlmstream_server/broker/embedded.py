@@ -127,7 +127,7 @@ class EmbeddedBroker:
         expires = time.monotonic() + START_S
         try:
             while time.monotonic() < expires:
-                time.sleep(0.02)
+                time.sleep(0.05)
                 if not _running(self._pid):
                     raise EmbeddedBrokerError(f"the embedded broker did not start: {_last_line(log)}")
                 with contextlib.suppress(BrokerError):

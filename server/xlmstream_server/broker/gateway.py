@@ -8,7 +8,7 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -18,8 +18,9 @@ from xlmstream_server.broker import failures, journal
 from xlmstream_server.broker.channel import Channel
 from xlmstream_server.broker.connection import PROBE_S, Argument, Reply, check_info, check_shards
 from xlmstream_server.broker.errors import BrokerDown, BrokerError, NotFound, QueueFull, RequestIdReused
+from xlmstream_server.broker.frames import read_frames
 from xlmstream_server.broker.ids import id_for, random_id, shard_of
-from xlmstream_server.broker.scripts import REGISTRY_ROOT, script, shard_root
+from xlmstream_server.broker.scripts import REGISTRY_ROOT, shard_root
 from xlmstream_server.broker.v1.messages_pb2 import Envelope, Frame, WorkerCard
 from xlmstream_server.broker.values import (
     Arrival,
@@ -312,7 +313,7 @@ class GatewayBroker:
                     away = False
                     yield Arrival(Frame(), gap=True)
                 while not away:
-                    for arrival in await _read(channel, places):
+                    for arrival in await read_frames(channel, places):
                         yield arrival
             except BrokerDown:
                 away = True
@@ -353,7 +354,7 @@ class GatewayBroker:
     async def _beat(self, channel: Channel) -> None:
         for shard in range(self._shards):
             before = time.monotonic()
-            reply = await _call(channel, "beat", shard_root(shard), self._gateway_id, self._most_frames)
+            reply = await channel.script("beat", shard_root(shard), self._gateway_id, self._most_frames)
             match reply:
                 case [b"OK", int(now_ms)]:
                     self._offset_ms = now_ms - (before + time.monotonic()) * 500
@@ -362,7 +363,7 @@ class GatewayBroker:
         return await self._run(name, shard_root(shard_of(execution_id, self._shards)), *arguments)
 
     async def _run(self, name: str, root: bytes, *arguments: Argument) -> list[Reply]:
-        return await _call(self._connected(), name, root, *arguments)
+        return await self._connected().script(name, root, *arguments)
 
     async def _command(self, *command: Argument) -> Reply:
         return await self._connected().call(*command)
@@ -371,52 +372,6 @@ class GatewayBroker:
         if self._channel is None or self._channel.closed.is_set():
             raise BrokerDown("the broker cannot be reached")
         return self._channel
-
-
-async def _call(channel: Channel, name: str, root: bytes, *arguments: Argument) -> list[Reply]:
-    """Run a script, loading it where the broker does not have it (yet, or any more)."""
-    source = script(name)
-    try:
-        reply = await channel.call(*source.by_sha(root, *arguments))
-    except BrokerError as error:
-        if not str(error).startswith("NOSCRIPT"):
-            raise
-        reply = await channel.call(*source.by_text(root, *arguments))
-    assert isinstance(reply, list)
-    return reply
-
-
-async def _read(channel: Channel, places: dict[bytes, tuple[int, int]]) -> list[Arrival]:
-    """What arrives within a second in the streams behind their places, which are moved on; trims what was read before.
-
-    The ids of a stream are <base>-0, -1, -2, ...: a number left out was trimmed, another base is a stream begun anew.
-    """
-    ids = [f"{base}-{number}" for base, number in places.values()]
-    trims = [channel.call("XTRIM", stream, "MINID", "=", place) for stream, place in zip(places, ids, strict=True)]
-    reading = channel.call("XREAD", "COUNT", 128, "BLOCK", 1000, "STREAMS", *places, *ids)
-    *_, reply = await asyncio.gather(*trims, reading)
-    arrivals: list[Arrival] = []
-    for stream, name, frame in _entries(reply):
-        base, number = (int(part) for part in name.split(b"-"))
-        before, places[stream] = places[stream], (base, number)
-        if before == (0, 0) and number == 0:
-            continue  # the stream's first entry, which holds nothing
-        arrivals.append(Arrival(Frame.FromString(frame), gap=(base, number) != (before[0], before[1] + 1)))
-    return arrivals
-
-
-def _entries(reply: Reply) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Stream, id and frame of each entry that XREAD returned."""
-    if reply is None:
-        return
-    assert isinstance(reply, list)
-    for one in reply:
-        match one:
-            case [bytes(stream), list(entries)]:
-                for entry in entries:
-                    match entry:
-                        case [bytes(name), [bytes(), bytes(frame)]]:
-                            yield stream, name, frame
 
 
 def _digest(envelope: Envelope) -> bytes:

@@ -7,52 +7,22 @@ import re
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
-
-from google.rpc.code_pb2 import CANCELLED, DEADLINE_EXCEEDED
 
 from xlmstream_server.broker import failures, journal
 from xlmstream_server.broker.connection import Argument, Reply, check_info, check_shards
 from xlmstream_server.broker.errors import BrokerDown, BrokerError, Fenced
 from xlmstream_server.broker.link import Link
+from xlmstream_server.broker.rows import Row, final_state
 from xlmstream_server.broker.scripts import REGISTRY_ROOT, shard_root
-from xlmstream_server.broker.terminal import is_terminal
-from xlmstream_server.broker.v1.messages_pb2 import Envelope, Event, WorkerCard
-from xlmstream_server.broker.values import Output, Published, State, Stop, Taken
+from xlmstream_server.broker.v1.messages_pb2 import Envelope, WorkerCard
+from xlmstream_server.broker.values import Output, Published, Stop, Taken
 
 CARD_ALIVE_MS = 30_000
 LONGEST_WAIT_S = 2.0
 
 _WORKER_ID = re.compile(r"[A-Za-z0-9._-]{1,48}")
-
-
-@dataclass(slots=True)
-class _Row:
-    """An execution this worker owns: all of its events, each behind its length. The broker has the first `sent`."""
-
-    shard: int
-    gateway: bytes
-    deadline_ms: int
-    journaled: bool
-    alone: bool
-    events: list[bytes]
-    sent: int
-    final: str = ""
-    # Whether the broker knows that it has made progress although nothing of it was sent.
-    marked: bool = False
-
-    def unsent(self) -> tuple[int, int, str, bytes] | None:
-        """First event, number of events, mark and bytes to send; None where there is nothing to say."""
-        if self.final or self.journaled:
-            if self.sent == len(self.events):
-                return None
-            fresh = self.events[self.sent :]
-            return self.sent, len(fresh), ("j" if self.journaled else "u") + self.final, b"".join(fresh)
-        if self.events and not self.marked:
-            return self.sent, 0, "u+", b""
-        return None
 
 
 class WorkerBroker:
@@ -76,7 +46,7 @@ class WorkerBroker:
         self._lease_s = lease_s
         self._roots = [shard_root(shard) for shard in range(shards)]
         self._life = ""
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[str, Row] = {}
         # Whether a take may have given something whose reply we never saw.
         self._unsure = False
         # Gateways whose heartbeat was missing: the broker is to look at their rows.
@@ -218,7 +188,7 @@ class WorkerBroker:
         assert isinstance(gateway, bytes)
         envelope = Envelope.FromString(raw)
         known = journal.split(events)
-        self._rows[envelope.execution_id] = _Row(
+        self._rows[envelope.execution_id] = Row(
             shard, gateway, envelope.deadline_ms, envelope.journaled, alone == 1, known, len(known)
         )
         return Taken(envelope, journal.decode(events), attempt, alone == 1, now_ms)
@@ -230,14 +200,14 @@ class WorkerBroker:
         accepted is no longer held.
 
         Raises:
-            BrokerDown: keep going; the events are kept and go with the next call.
+            BrokerDown: keep going; the events are kept and go with the next call. Do not hand them over again.
             Fenced: all rows are lost to this worker.
         """
         for output in outputs:
             row = self._rows.get(output.execution_id)
             if row is not None and not row.final:
                 row.events.extend(journal.encode(event) for event in output.events)
-                row.final = _final_state(output.events)
+                row.final = final_state(output.events)
         stop: dict[str, Stop] = {}
         while True:
             waiting, again = self._send(stop)
@@ -252,7 +222,7 @@ class WorkerBroker:
     def _send(self, stop: dict[str, Stop]) -> tuple[int, bool]:
         """One round trip. Returns how many requests wait, and whether a row was further ahead than the broker is."""
         calls: list[tuple[bytes, list[Argument]]] = []
-        sent: list[tuple[str, _Row, int]] = []
+        sent: list[tuple[str, Row, int]] = []
         for shard, root in enumerate(self._roots):
             groups: dict[bytes, list[Argument]] = {}
             for execution_id, row in self._rows.items():
@@ -370,13 +340,3 @@ def _pairs(flat: Reply) -> Iterable[tuple[str, Reply]]:
         name = flat[i]
         assert isinstance(name, bytes)
         yield name.decode(), flat[i + 1]
-
-
-def _final_state(events: Sequence[Event]) -> str:
-    """The terminal state the last event stands for, or ''."""
-    if not (events and is_terminal(events[-1])):
-        return ""
-    if not events[-1].HasField("failed"):
-        return State.DONE
-    code = events[-1].failed.code
-    return {CANCELLED: State.CANCELLED, DEADLINE_EXCEEDED: State.EXPIRED}.get(code, State.FAILED)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 from xlmstream.v1 import server_pb2 as pb
 from xlmstream.v1.server_pb2_grpc import ServerServiceServicer
 
@@ -12,6 +10,7 @@ from xlmstream_server.broker import BrokerError, GatewayBroker, ModelQueue
 from xlmstream_server.call import Context
 from xlmstream_server.catalogue import Catalogue
 from xlmstream_server.config import Limits
+from xlmstream_server.version import package_version
 
 
 class ServerService(ServerServiceServicer):
@@ -55,11 +54,3 @@ class ServerService(ServerServiceServicer):
                 )
             )
         return pb.GetLoadResponse(models=loads)
-
-
-def package_version() -> str:
-    """Version of the installed xlmstream package; "0+source" where it runs from a source tree that is not installed."""
-    try:
-        return version("xlmstream")
-    except PackageNotFoundError:
-        return "0+source"

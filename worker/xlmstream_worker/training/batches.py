@@ -20,6 +20,8 @@ from .corpus import Aligned, Ids
 EOS, PAD, MASK = 1, 2, 5
 FIRST_WORD_ID = 14
 IGNORED = -100
+# Lengths are blurred before sorting, so that batches differ from pass to pass.
+LENGTH_JITTER = 0.15
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,6 @@ class Batches(ABC, Generic[Plan, Made]):
             self._pass += 1
             self._plans = self._planned(self._pass)
         return self.make(self._plans[number - self._first], np.random.default_rng((self._seed, 1, number)))
-
-    def pass_of(self, number: int) -> int:
-        """How many whole passes precede batch `number`."""
-        self[number]
-        return self._pass
 
     def _rewind(self) -> None:
         self._pass = -1
@@ -186,6 +183,21 @@ def _causal_batch(rows: Sequence[Sequence[int]], lang_id: int) -> Batch:
     for place, row in enumerate(rows):
         targets[place, : len(row) - 1] = torch.tensor(row[1:])
     return Batch(ids=padded, targets=targets, langs=torch.full_like(padded, lang_id), mask=mask)
+
+
+def group_by_length(lengths: npt.NDArray[np.int64], batch_tokens: int, rng: np.random.Generator) -> list[list[int]]:
+    """Indices of sequences in groups of about equal length, each of at most `batch_tokens` with its padding (or of one
+    sequence), in random order."""
+    order = np.argsort(lengths * rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(lengths)))
+    groups: list[list[int]] = []
+    longest = 0
+    for index in order.tolist():
+        longest = max(longest, int(lengths[index]))
+        if not groups or longest * (len(groups[-1]) + 1) > batch_tokens:
+            groups.append([])
+            longest = int(lengths[index])
+        groups[-1].append(index)
+    return [groups[index] for index in rng.permutation(len(groups))]
 
 
 def pad(rows: Sequence[Ids]) -> tuple[Tensor, Tensor]:

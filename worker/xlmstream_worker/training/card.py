@@ -3,32 +3,49 @@
 `write_card` is the only author of these files: what a card says can be recomputed by running it again on the corpora.
 """
 
+import textwrap
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from xlmstream_worker.xlm import XLMTokenizer, XLMWithLMHeadModel
+from xlmstream_worker.xlm import XLMConfig
+from xlmstream_worker.xlm.checkpoint import read_weights
 
-from .corpus import Aligned, encode_files
 from .export import Training, read_training
-from .measure import embed, fill_mask_accuracy, held_out, perplexity, retrieval_accuracy
-from .samples import sample_texts
-from .vocabulary import encode_words
+from .figures import NAMES, causal_figures, language_figures, masked_figures, tag_figures
+from .recipe import Recipe
 
-NAMES = {"de": "German", "en": "English", "es": "Spanish", "fr": "French"}
-PROMPTS = {"de": "Und der HERR", "en": "And the Lord said", "es": "Y dijo", "fr": "L'Éternel dit à Moïse:"}
-SAMPLES, SAMPLE_TOKENS, TEMPERATURE = 5, 40, 0.7
-RETRIEVAL_ROWS = 1000
-
-ATTRIBUTION = """\
+WIDTH = 118
+VERSES = """\
 Derived from public-domain texts: the World English Bible, Louis Segond 1910 (French), the Lutherbibel of 1912 (German)
 and Reina-Valera 1909 (Spanish), aligned by verse and split by whole chapters (every 40th to valid, every 40th to test).
-The vocabulary was also learned from sentence pairs of [Tatoeba](https://tatoeba.org) (CC BY 2.0 FR). The texts
-themselves are not part of this package; `xlmstream-train corpora` says where they come from. The weights are under the
-licence of the package, Apache-2.0.
 """
-
-Table = list[list[str]]
+PAIRS = """\
+Also sentence pairs of [Tatoeba](https://tatoeba.org), CC BY 2.0 FR.
+"""
+PAIRS_FOR_VOCABULARY = """\
+The vocabulary was also learned from sentence pairs of [Tatoeba](https://tatoeba.org), CC BY 2.0 FR.
+"""
+TREEBANKS = """\
+Trained on a part of the PUD treebanks of [Universal Dependencies](https://universaldependencies.org), CC BY-SA 3.0;
+these weights are under the same licence. The body's first layers come from `xlm-mlm-demo`; see its card for its texts.
+"""
+OURS = """\
+The weights are under the licence of this package, Apache-2.0. The texts are not part of it; `xlmstream-train corpora`
+says where they come from.
+"""
+PURPOSES = {
+    "causal": "continues text",
+    "masked": "fills gaps and embeds sentences",
+    "language": "says which language a text is in",
+    "tags": "tags words with their parts of speech",
+}
+FIGURES = {"causal": causal_figures, "masked": masked_figures, "language": language_figures, "tags": tag_figures}
+SOURCES = {
+    "causal": (VERSES, PAIRS_FOR_VOCABULARY, OURS),
+    "masked": (VERSES, PAIRS, OURS),
+    "language": (VERSES, PAIRS, OURS),
+    "tags": (TREEBANKS,),
+}
 
 
 def write_card(directory: Path, files: Sequence[Path]) -> str:
@@ -40,126 +57,57 @@ def write_card(directory: Path, files: Sequence[Path]) -> str:
 
 def make_card(directory: Path, files: Sequence[Path]) -> str:
     """The card of the model in `directory`."""
-    model = XLMWithLMHeadModel.from_pretrained(directory)
-    tokenizer = XLMTokenizer.from_pretrained(directory)
     training = read_training(directory)
-    corpus = encode_files(files, training.recipe.languages, partial(encode_words, tokenizer))
-    measured = _causal_figures if training.recipe.causal else _masked_figures
+    kind = _kind(training.recipe)
     parts = [
-        _head(training, model),
-        f"## Corpus, attribution, licence\n\n{ATTRIBUTION}",
+        _head(training, directory),
+        "## Corpus, attribution, licence\n\n" + "\n".join(SOURCES[kind]),
         _recipe(training),
-        measured(model, tokenizer, corpus, sorted(training.recipe.languages)),
+        FIGURES[kind](directory, training.recipe, files),
         _reproduce(training, files),
     ]
     return "\n".join(parts)
 
 
-def _head(training: Training, model: XLMWithLMHeadModel) -> str:
-    recipe, config = training.recipe, model.config
-    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+def _kind(recipe: Recipe) -> str:
+    return recipe.head or ("causal" if recipe.causal else "masked")
+
+
+def _head(training: Training, directory: Path) -> str:
+    recipe, config = training.recipe, XLMConfig.from_pretrained(directory)
+    millions = sum(tensor.numel() for tensor in read_weights(directory).values()) / 1e6
     languages = ", ".join(NAMES.get(lang, lang) for lang in sorted(recipe.languages))
-    what = "causal: it continues text" if recipe.causal else "masked: it fills gaps and embeds sentences"
-    return f"""\
-# {recipe.name}
-
-A small XLM ({what}) in {languages}, to try the service with. {config.n_layers} layers of width {config.emb_dim},
-{config.n_heads} heads, {config.max_position_embeddings} positions, {config.vocab_size} cased byte pairs, language
-embeddings: {millions:.1f} M parameters, stored in fp16. It was trained as XLM was, on `</s> X </s>`, and is served so.
-
-It knows the prose of one book in old translations and nothing else: no facts, no modern vocabulary, no judgement. Do
-not use what it writes for anything but watching tokens arrive.
-"""
+    layers = "1 layer" if config.n_layers == 1 else f"{config.n_layers} layers"
+    about = f"""A small XLM that {PURPOSES[_kind(recipe)]}, in {languages}: something real to try the service with.
+        It has {layers} of width {config.emb_dim}, {config.n_heads} heads, {config.max_position_embeddings} positions
+        and {config.vocab_size:,} cased byte pairs: {millions:.1f} M parameters, stored in fp16. It was trained as XLM
+        was, on `</s> X </s>`, and is served so (`xlmstream.json`). It knows the prose of a few old books and little
+        else: no facts, few modern words, no judgement."""
+    return f"# {recipe.name}\n\n{_filled(about)}"
 
 
 def _recipe(training: Training) -> str:
     recipe, progress = training.recipe, training.progress
     schedule = recipe.schedule
-    objectives = ", ".join(
-        f"{name.upper() if name != 'ranking' else 'translation ranking'} (weight {settings.weight:g})"
-        for name, settings in recipe.objectives.items()
-    )
+    objectives = ", ".join(_objective(name, entry.weight, entry.every) for name, entry in recipe.objectives.items())
     start = f", from the weights of `{Path(recipe.init).name}`" if recipe.init else ""
-    return f"""\
-## Recipe
-
-{objectives}{start}; {progress.step:,} steps, {progress.tokens / 1e6:.1f} M tokens,
-{progress.seconds / 3600:.1f} hours on two shared CPU cores. Muon for the layers' matrices and AdamW for the rest, peak
-learning rate {schedule.peak_lr:g} after {schedule.warmup_steps} steps of warm-up, cosine decay over the last part,
-dropout {recipe.architecture.dropout:g}, seed {recipe.seed}. Kept: the weights with the lowest validation loss
-(step {progress.best_step:,}). The whole recipe is in `training.json`.
-"""
+    text = f"""Objectives: {objectives}{start}. {progress.step:,} steps, {progress.tokens / 1e6:.1f} M tokens, in
+        {progress.seconds / 60:,.0f} min in the background of two busy CPU cores. Muon for the layers' matrices and
+        AdamW for the rest, peak learning rate {schedule.peak_lr:g} after {schedule.warmup_steps} steps of warm-up,
+        held for {schedule.hold:.0%} of the steps after it, then a cosine to zero; dropout
+        {recipe.architecture.dropout:g}, seed {recipe.seed}. Kept: the weights with the lowest validation loss (step
+        {progress.best_step:,}). The whole recipe is in `training.json`."""
+    return f"## Recipe\n\n{_filled(text)}\n![losses over the steps](curve.svg)\n"
 
 
-def _causal_figures(
-    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, corpus: dict[str, Aligned], languages: list[str]
-) -> str:
-    rows: Table = []
-    for split in ("valid", "test"):
-        texts = corpus[split]
-        running = [perplexity(model, tokenizer, texts, lang) for lang in languages]
-        alone = [perplexity(model, tokenizer, texts, lang, per_sentence=True) for lang in languages]
-        rows += [
-            [f"{split}, verses in sequence, per token", *(f"{value.per_token:.1f}" for value in running)],
-            [f"{split}, verses in sequence, per word", *(f"{value.per_word:.1f}" for value in running)],
-            [f"{split}, each verse alone, per token", *(f"{value.per_token:.1f}" for value in alone)],
-        ]
-    table = _table(["perplexity", *languages], rows)
-    samples = []
-    for lang in languages:
-        for prompt in ("", PROMPTS.get(lang, "")):
-            drawn = sample_texts(model, tokenizer, prompt, lang, SAMPLES, SAMPLE_TOKENS, TEMPERATURE)
-            title = f"prompt `{prompt}`" if prompt else "no prompt"
-            samples.append(f"{NAMES.get(lang, lang)}, {title}:\n\n" + "".join(f"- {text}\n" for text in drawn))
-    return f"""\
-## Measured on held-out chapters
-
-{table}
-In sequence: consecutive verses share the model's positions, as in training. Every token counts once, the `</s>` after
-each verse included; words are those of the Moses rules.
-
-## Samples
-
-The first {SAMPLES} draws each (seeds 1 to {SAMPLES}), temperature {TEMPERATURE}, at most {SAMPLE_TOKENS} tokens,
-nothing left out.
-
-{chr(10).join(samples)}"""
+def _filled(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), WIDTH) + "\n"
 
 
-def _masked_figures(
-    model: XLMWithLMHeadModel, tokenizer: XLMTokenizer, corpus: dict[str, Aligned], languages: list[str]
-) -> str:
-    sentences = {lang: held_out(corpus, [lang], RETRIEVAL_ROWS)[lang] for lang in languages}
-    filled = {lang: fill_mask_accuracy(model, sentences[lang]) for lang in languages}
-    fill_rows = [[f"among the best {k}", *(f"{filled[lang][k]:.3f}" for lang in languages)] for k in (1, 5)]
-    aligned = held_out(corpus, languages, RETRIEVAL_ROWS)
-    vectors = {lang: embed(model, aligned[lang]) for lang in languages}
-    retrieval_rows = [
-        [
-            left,
-            *(
-                "" if left == right else f"{retrieval_accuracy(vectors[left], vectors[right]):.3f}"
-                for right in languages
-            ),
-        ]
-        for left in languages
-    ]
-    return f"""\
-## Measured on held-out chapters
-
-One token of each of {RETRIEVAL_ROWS:,} sentences, drawn at random, is masked; how often the model's guesses hold it:
-
-{_table(["fill-mask", *languages], fill_rows)}
-The translation of a verse is looked for among {len(aligned[languages[0]]):,} held-out verses by the cosine of
-mean-pooled vectors, languages not stated; how often the nearest is the right one (from the row's language to the
-column's):
-
-{_table(["from, to", *languages], retrieval_rows)}"""
-
-
-def _table(header: list[str], rows: Table) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def _objective(name: str, weight: float, every: int) -> str:
+    title = name.upper() if name in ("clm", "mlm", "tlm") else {"ranking": "translation ranking"}.get(name, name)
+    often = f" in every {every}th step" if every > 1 else ""
+    return f"{title}{often}" if weight == 1 else f"{title} (weight {weight:g}){often}"
 
 
 def _reproduce(training: Training, files: Sequence[Path]) -> str:
@@ -168,5 +116,5 @@ def _reproduce(training: Training, files: Sequence[Path]) -> str:
 ## Recompute
 
 `xlmstream-train card MODEL {names}` measures every figure and draws every sample above again;
-`xlmstream-train run {training.recipe.name} {names} --run RUN` trains such a model.
+`xlmstream-train run {training.recipe.name} ... --run RUN` trains such a model.
 """

@@ -36,13 +36,13 @@ class Progress:
 def save_state(run: Path, model: nn.Module, optimizers: dict[str, Optimizer], progress: Progress) -> None:
     """Write RUN/state, replacing the one before."""
     fresh, current, old = run / f"{STATE}.new", run / STATE, run / f"{STATE}.old"
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     save_file({name: value.contiguous() for name, value in model.named_parameters()}, fresh / "model.safetensors")
     save_file(_moments(optimizers), fresh / "optimizers.safetensors")
     (fresh / "state.json").write_text(json.dumps(dataclasses.asdict(progress), indent=2) + "\n", encoding="utf-8")
     if current.exists():
+        shutil.rmtree(old, ignore_errors=True)
         current.rename(old)
     fresh.rename(current)
     shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The losses of a run as a picture: RUN/curve.svg, drawn from RUN/log.jsonl without a plotting library."""
+"""The losses of a run as a picture, drawn from RUN/log.jsonl without a plotting library."""
 
 import math
 from collections import defaultdict
@@ -15,8 +15,8 @@ COLOURS = ("#3366cc", "#dc3912", "#109618", "#ff9900", "#990099", "#0099c6", "#d
 Point = tuple[float, float]
 
 
-def write_curve(run: Path) -> Path:
-    """Draw training losses (thin lines) and validation losses (dots joined) over the steps; returns the file."""
+def write_curve(run: Path, path: Path, title: str) -> None:
+    """Draw the training losses (thin lines) and validation losses (dots joined) of `run` over the steps, as `path`."""
     series: defaultdict[str, list[Point]] = defaultdict(list)
     for line in read_log(run):
         for kind in ("train", "valid"):
@@ -24,9 +24,7 @@ def write_curve(run: Path) -> Path:
             if isinstance(losses, Mapping) and isinstance(step, int):
                 for name, loss in losses.items():
                     series[f"{kind} {name}"].append((step, float(loss)))
-    path = run / "curve.svg"
-    path.write_text(draw(series, title=run.name), encoding="utf-8")
-    return path
+    path.write_text(draw(series, title), encoding="utf-8")
 
 
 def draw(series: Mapping[str, Sequence[Point]], title: str) -> str:

@@ -1,4 +1,5 @@
-"""From a run directory to a model directory as it is shipped and served: fp16 weights, tokenizer, serving choices."""
+"""From a run directory to a model directory as it is shipped and served: fp16 weights, tokenizer, serving choices,
+how it was trained and the picture of its losses."""
 
 import json
 from dataclasses import dataclass
@@ -6,9 +7,12 @@ from pathlib import Path
 
 import torch
 
-from xlmstream_worker.xlm import XLMTokenizer, XLMWithLMHeadModel
+from xlmstream_worker.xlm import XLMTokenizer
+from xlmstream_worker.xlm.head import XLMModelWithHead
 
 from .checkpoint import STATE, Progress
+from .curve import write_curve
+from .models import BASE_LANGUAGE, CLASSES
 from .pipeline import run_of
 from .recipe import Recipe, recipe_from, to_document
 
@@ -29,28 +33,27 @@ def export_model(run: Path, directory: Path) -> None:
     The vector of `<s>`, which `</s> X </s>` never shows the model, becomes zero: token types 0, which transformers adds
     as that vector, then change nothing.
     """
-    model = XLMWithLMHeadModel.from_pretrained(run / "best")
+    recipe = run_of(run)
+    model = CLASSES[recipe.head].from_pretrained(run / "best")
+    assert isinstance(model, XLMModelWithHead)
     with torch.no_grad():
         model.transformer.embeddings.weight[UNTRAINED_BEGIN_ID] = 0
     directory.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(directory)
     XLMTokenizer.from_pretrained(run / "tokenizer").save_pretrained(directory)
-    serving = {"input_format": "original", "default_language": default_language(model)}
+    serving = {"input_format": "original"}
+    if not recipe.head:
+        serving["default_language"] = BASE_LANGUAGE if BASE_LANGUAGE in recipe.languages else min(recipe.languages)
     _write_json(directory / "xlmstream.json", serving)
+    write_curve(run, directory / "curve.svg", recipe.name)
     progress = json.loads((run / STATE / "state.json").read_text(encoding="utf-8"))
-    _write_json(directory / "training.json", {"recipe": to_document(run_of(run)), "progress": progress})
+    _write_json(directory / "training.json", {"recipe": to_document(recipe), "progress": progress})
 
 
 def read_training(directory: Path) -> Training:
     """What `export_model` noted of the training."""
     values = json.loads((directory / "training.json").read_text(encoding="utf-8"))
     return Training(recipe_from(values["recipe"]), Progress(**values["progress"]))
-
-
-def default_language(model: XLMWithLMHeadModel) -> str:
-    """The language of `config.lang_id`."""
-    lang2id: dict[str, int] = model.config.lang2id  # type: ignore[attr-defined]  # a field multilingual models have
-    return next(lang for lang, index in lang2id.items() if index == model.config.lang_id)
 
 
 def _write_json(path: Path, values: object) -> None:

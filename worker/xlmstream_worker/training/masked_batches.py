@@ -11,14 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .batches import EOS, FIRST_WORD_ID, IGNORED, MASK, Batch, Batches, PairBatch, pad
+from .batches import EOS, FIRST_WORD_ID, IGNORED, MASK, Batch, Batches, PairBatch, group_by_length, pad
 from .corpus import Aligned, Ids
 
 MASKED_SHARE = 0.15
 # Of the masked tokens: replaced by the mask, by a random word, or left as they are. Devlin et al. 2018.
 REPLACED_BY_MASK, REPLACED_BY_RANDOM = 0.8, 0.1
-# Lengths are blurred before sorting, so that batches differ from pass to pass.
-LENGTH_JITTER = 0.15
 
 
 @dataclass(frozen=True)
@@ -94,17 +92,11 @@ class MaskedBatches(Batches[Plan, Batch]):
             langs, rows = np.nonzero(view.lengths)
             items = np.stack([langs, np.full_like(langs, -1), rows], axis=1)
             lengths = view.lengths[langs, rows]
-        order = np.argsort(lengths * rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(lengths)))
-        batches: list[list[Item]] = [[]]
-        longest = 0
-        for index in order:
-            longest = max(longest, int(lengths[index]))
-            if longest * (len(batches[-1]) + 1) > self._batch_tokens and batches[-1]:
-                batches.append([])
-                longest = int(lengths[index])
-            batches[-1].append(Item(*items[index].tolist()))
-        plans = [Plan(tuple(batch), with_langs=bool(rng.integers(2))) for batch in batches if batch]
-        return [plans[index] for index in rng.permutation(len(plans))]
+        groups = group_by_length(lengths, self._batch_tokens, rng)
+        return [
+            Plan(tuple(Item(*items[index].tolist()) for index in group), with_langs=bool(rng.integers(2)))
+            for group in groups
+        ]
 
     def make(self, plan: Plan, rng: np.random.Generator) -> Batch:
         view = self._view

@@ -4,22 +4,31 @@ is one of these numbers. Deterministic, float32."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from xlmstream_worker.xlm import XLMTokenizer, XLMWithLMHeadModel
+from xlmstream_worker.xlm import (
+    XLMForSequenceClassification,
+    XLMForTokenClassification,
+    XLMTokenizer,
+    XLMWithLMHeadModel,
+)
 
-from .batches import EOS, FIRST_WORD_ID, MASK, causal_rows
+from .batches import EOS, FIRST_WORD_ID, IGNORED, MASK, causal_rows
 from .bpe import END_OF_WORD
 from .corpus import Aligned, Ids
+from .labelled_batches import Example, labelled_batch
 from .masked_batches import sentence_batch
 from .objectives import hidden_states, language_model_loss, sentence_vectors
 
 ROWS_PER_CALL = 32
 MASK_SEED = 7
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,26 @@ def retrieval_accuracy(left: npt.NDArray[np.float32], right: npt.NDArray[np.floa
     return float(((left @ right.T).argmax(1) == np.arange(len(left))).mean())
 
 
+@torch.no_grad()
+def label_accuracy(
+    model: XLMForSequenceClassification | XLMForTokenClassification, examples: Sequence[Example]
+) -> float:
+    """How many of the labels the model's best guess hits."""
+    right = asked = 0
+    for group in _groups(examples):
+        batch = labelled_batch(group)
+        guesses = model(batch.ids, attention_mask=batch.mask, return_dict=True).logits.argmax(-1)
+        labels = batch.targets[:, 0] if isinstance(model, XLMForSequenceClassification) else batch.targets
+        right += int((guesses == labels)[labels != IGNORED].sum())
+        asked += int((labels != IGNORED).sum())
+    return right / asked
+
+
+def snippets(examples: Sequence[Example], tokens: int) -> list[Example]:
+    """The first `tokens` tokens of each text, under its label."""
+    return [Example(np.append(example.ids[: tokens + 1], EOS), example.labels[:1]) for example in examples]
+
+
 def held_out(corpus: dict[str, Aligned], languages: Sequence[str], count: int | None = None) -> dict[str, list[Ids]]:
     """The first `count` rows of valid and test, in this order, that every one of the languages has."""
     rows: dict[str, list[Ids]] = {lang: [] for lang in languages}
@@ -112,5 +141,5 @@ def lang_ids(model: XLMWithLMHeadModel) -> dict[str, int]:
     return table
 
 
-def _groups(sentences: Sequence[Ids]) -> list[Sequence[Ids]]:
-    return [sentences[at : at + ROWS_PER_CALL] for at in range(0, len(sentences), ROWS_PER_CALL)]
+def _groups(items: Sequence[Item]) -> list[Sequence[Item]]:
+    return [items[at : at + ROWS_PER_CALL] for at in range(0, len(items), ROWS_PER_CALL)]

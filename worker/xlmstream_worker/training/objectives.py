@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xlmstream_worker.xlm import XLMModel, XLMWithLMHeadModel
+from xlmstream_worker.xlm import XLMForSequenceClassification, XLMForTokenClassification, XLMModel, XLMWithLMHeadModel
 
 from .batches import IGNORED, Batch, PairBatch
 from .lm_loss import lm_loss
@@ -22,8 +22,17 @@ def language_model_loss(model: XLMWithLMHeadModel, batch: Batch) -> Tensor:
     asked = batch.targets != IGNORED
     head = model.pred_layer.proj
     assert isinstance(head, nn.Linear)
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
+    kind = states.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
     return lm_loss(states[asked], head.weight, head.bias, batch.targets[asked], dtype)
+
+
+def label_loss(model: XLMForSequenceClassification | XLMForTokenClassification, batch: Batch) -> Tensor:
+    """Mean cross-entropy of the labels: of the whole texts, which stand first, or of the tokens."""
+    labels = batch.targets[:, 0] if isinstance(model, XLMForSequenceClassification) else batch.targets
+    loss = model(batch.ids, attention_mask=batch.mask, labels=labels, return_dict=True).loss
+    assert isinstance(loss, Tensor)
+    return loss
 
 
 def ranking_loss(model: XLMWithLMHeadModel, batch: PairBatch) -> Tensor:

@@ -8,27 +8,22 @@ RUN/state/           to resume from (see `checkpoint`)
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from xlmstream_worker.xlm import XLMTokenizer
 
-from xlmstream_worker.xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel
-
-from .batches import Batch, CausalBatches, PairBatch, causal_rows
 from .checkpoint import Progress
-from .corpus import Aligned, encode_files, read_rows
+from .corpus import read_rows
 from .curve import write_curve
-from .masked_batches import MaskedBatches, RankingBatches
-from .objectives import language_model_loss, ranking_loss
-from .recipe import Recipe, RecipeError, recipe_from, to_document
-from .trainer import AnyBatch, NumberedBatches, Sitting, Task, mean_loss, train
-from .vocabulary import count_words, encode_words, make_tokenizer
+from .models import new_model
+from .recipe import Recipe, recipe_from, to_document
+from .tasks import build_tasks
+from .trainer import Sitting, train
+from .vocabulary import count_words, make_tokenizer
 
-VALIDATION_BATCHES = 40
-BASE_LANGUAGE = "en"
+# The last is written last: a directory that has it is whole.
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
 
 
 def run_recipe(
@@ -40,11 +35,10 @@ def run_recipe(
     """
     tokenizer = _tokenizer(recipe, files, run, tokenizer_from)
     (run / "recipe.json").write_text(json.dumps(to_document(recipe), indent=2) + "\n", encoding="utf-8")
-    corpus = encode_files(files, recipe.languages, partial(encode_words, tokenizer), run / "encoded.npz")
+    tasks, validate = build_tasks(recipe, files, tokenizer, run / "encoded.npz")
     model = new_model(recipe, len(tokenizer.encoder)).to(sitting.device)
-    tasks = {name: _task(recipe, name, corpus["train"], len(tokenizer.encoder)) for name in recipe.objectives}
-    progress = train(recipe, model, tasks, _validation(recipe, corpus["valid"], len(tokenizer.encoder)), run, sitting)
-    write_curve(run)
+    progress = train(recipe, model, tasks, validate, run, sitting)
+    write_curve(run, run / "curve.svg", recipe.name)
     return progress
 
 
@@ -66,87 +60,12 @@ def run_of(directory: Path) -> Recipe:
     return recipe_from(json.loads((directory / "recipe.json").read_text(encoding="utf-8")))
 
 
-def new_model(recipe: Recipe, vocabulary_size: int) -> XLMWithLMHeadModel:
-    """The body with its language-model head: fresh weights drawn from the seed, or those of `recipe.init`."""
-    shape = recipe.architecture
-    base = recipe.lang2id.get(BASE_LANGUAGE, 0)
-    config = XLMConfig(
-        vocab_size=vocabulary_size,
-        emb_dim=shape.emb_dim,
-        n_layers=shape.n_layers,
-        n_heads=shape.n_heads,
-        dropout=shape.dropout,
-        # Dropout inside attention would rule out the fused kernel.
-        attention_dropout=0.0,
-        causal=recipe.causal,
-        n_langs=len(recipe.languages),
-        max_position_embeddings=shape.max_positions,
-        embed_init_std=shape.emb_dim**-0.5,
-        lang2id=recipe.lang2id,
-        id2lang={str(index): lang for lang, index in recipe.lang2id.items()},
-        lang_id=base,
-        mask_token_id=5,
-    )
-    if recipe.init:
-        return XLMWithLMHeadModel.from_pretrained(recipe.init, config=config)
-    torch.manual_seed(recipe.seed)
-    return XLMWithLMHeadModel(config)
-
-
 def _tokenizer(recipe: Recipe, files: Sequence[Path], run: Path, source: Path | None) -> XLMTokenizer:
     own = run / "tokenizer"
-    if not own.exists():
+    if not (own / TOKENIZER_FILES[-1]).exists():
         if source is None:
             return learn_tokenizer(recipe, files, own)
-        own.mkdir(parents=True)
-        for path in source.iterdir():
-            if path.name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
-                shutil.copy(path, own)
+        own.mkdir(parents=True, exist_ok=True)
+        for name in TOKENIZER_FILES:
+            shutil.copy(source / name, own)
     return XLMTokenizer.from_pretrained(own)
-
-
-def _task(recipe: Recipe, name: str, corpus: Aligned, vocabulary_size: int) -> Task:
-    settings = recipe.objectives[name]
-    common = (corpus, recipe.lang2id, recipe.architecture.max_positions)
-    batches: NumberedBatches
-    match name:
-        case "clm":
-            batches = CausalBatches(*common, settings.batch_tokens, recipe.seed)
-        case "mlm" | "tlm":
-            sizes = (settings.batch_tokens, vocabulary_size, recipe.seed)
-            batches = MaskedBatches(*common, *sizes, pairs=name == "tlm")
-        case "ranking":
-            batches = RankingBatches(*common, settings.batch_pairs, recipe.seed)
-        case _:
-            raise RecipeError(f"unknown objective {name}")
-    loss = _ranking_loss if name == "ranking" else _lm_loss
-    return Task(settings.weight, settings.every, batches, loss)
-
-
-def _lm_loss(model: XLMWithLMHeadModel, batch: AnyBatch) -> Tensor:
-    assert isinstance(batch, Batch)
-    return language_model_loss(model, batch)
-
-
-def _ranking_loss(model: XLMWithLMHeadModel, batch: AnyBatch) -> Tensor:
-    assert isinstance(batch, PairBatch)
-    return ranking_loss(model, batch)
-
-
-def _validation(
-    recipe: Recipe, corpus: Aligned, vocabulary_size: int
-) -> Callable[[XLMWithLMHeadModel], Mapping[str, float]]:
-    """Held-out losses: for a causal body per language over all of it, else per objective over the first batches."""
-    if recipe.causal:
-        width = recipe.architecture.max_positions
-        rows = {
-            lang: causal_rows(corpus, lang, recipe.lang2id[lang], width)
-            for lang in recipe.languages
-            if len(corpus[lang].ids)
-        }
-        return lambda model: {lang: mean_loss(model, batches, _lm_loss) for lang, batches in rows.items()}
-    tasks = {name: _task(recipe, name, corpus, vocabulary_size) for name in recipe.objectives}
-    return lambda model: {
-        name: mean_loss(model, (task.batches[number] for number in range(VALIDATION_BATCHES)), task.loss)
-        for name, task in tasks.items()
-    }

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TypeVar
 
 PRESETS = resources.files(__package__) / "presets"
-OBJECTIVES = ("clm", "mlm", "tlm", "ranking")
+# Of a body, which may combine all but clm; and of a head, which trains alone.
+OBJECTIVES = ("clm", "mlm", "tlm", "ranking", "language", "tags")
+ALONE = ("clm", "language", "tags")
 
 
 class RecipeError(ValueError):
@@ -76,7 +78,10 @@ class Recipe:
             (bool(self.objectives), "objectives: at least one is needed"),
             (set(self.objectives) <= set(OBJECTIVES), f"objectives: only {', '.join(OBJECTIVES)} are known"),
             (all(entry.every > 0 for entry in self.objectives.values()), "objectives: every must be positive"),
-            ("clm" not in self.objectives or len(self.objectives) == 1, "objectives: clm trains alone (a causal body)"),
+            (
+                len(self.objectives) == 1 or not set(self.objectives) & set(ALONE),
+                f"objectives: {', '.join(ALONE)} train alone",
+            ),
             (len(set(self.languages)) == len(self.languages) > 0, "languages: a list without repetition is needed"),
             (self.architecture.emb_dim % self.architecture.n_heads == 0, "architecture: n_heads must divide emb_dim"),
             (self.schedule.steps > self.schedule.warmup_steps >= 0, "schedule: steps must exceed warmup_steps"),
@@ -89,6 +94,11 @@ class Recipe:
     def causal(self) -> bool:
         """Whether the body sees only the past."""
         return "clm" in self.objectives
+
+    @property
+    def head(self) -> str | None:
+        """`language` or `tags` for a model that labels; None for a body with its language-model head."""
+        return next((name for name in ("language", "tags") if name in self.objectives), None)
 
     @property
     def lang2id(self) -> dict[str, int]:

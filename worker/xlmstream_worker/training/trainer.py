@@ -16,8 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import Optimizer
 
-from xlmstream_worker.xlm import XLMWithLMHeadModel
+from xlmstream_worker.xlm.pretrained import PreTrainedXLM
 
 from .batches import Batch, PairBatch
 from .checkpoint import Progress, load_state, save_state
@@ -26,6 +27,8 @@ from .recipe import Recipe
 
 AnyBatch = Batch | PairBatch
 CPU = torch.device("cpu")
+# Further apart than any run has steps, so that no two seeds share a step's dropout.
+SEED_STRIDE = 1_000_003
 
 
 class NumberedBatches(Protocol):
@@ -42,7 +45,7 @@ class Task:
     weight: float
     every: int
     batches: NumberedBatches
-    loss: Callable[[XLMWithLMHeadModel, AnyBatch], Tensor]
+    loss: Callable[[PreTrainedXLM, AnyBatch], Tensor]
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,9 @@ class Sitting:
 
 def train(
     recipe: Recipe,
-    model: XLMWithLMHeadModel,
+    model: PreTrainedXLM,
     tasks: Mapping[str, Task],
-    validate: Callable[[XLMWithLMHeadModel], Mapping[str, float]],
+    validate: Callable[[PreTrainedXLM], Mapping[str, float]],
     run: Path,
     sitting: Sitting,
 ) -> Progress:
@@ -93,28 +96,7 @@ def train(
     sat_down = saved = time.monotonic()
     log = _Log(run, progress.step)
     while progress.step < last and time.monotonic() - sat_down < sitting.max_seconds and not sitting.interrupted():
-        began = time.monotonic()
-        torch.manual_seed(recipe.seed * 1_000_003 + progress.step)
-        lr = learning_rate(recipe.schedule, progress.step)
-        set_learning_rate(optimizers, lr)
-        model.train()
-        losses: dict[str, float] = {}
-        for name, task in tasks.items():
-            if progress.step % task.every:
-                continue
-            batch = task.batches[progress.step // task.every].to(sitting.device)
-            with _arithmetic(recipe, sitting):
-                loss = task.loss(model, batch)
-            (task.weight * loss).backward()  # type: ignore[no-untyped-call]
-            losses[name] = loss.item()
-            progress.tokens += batch.tokens
-        clip_gradients(model, recipe.schedule.clip_norm)
-        for optimizer in optimizers.values():
-            optimizer.step()
-            optimizer.zero_grad()
-        progress.step += 1
-        progress.seconds += time.monotonic() - began
-        report = StepReport(progress.step, recipe.schedule.steps, lr, losses, progress.tokens, progress.seconds)
+        report = _step(recipe, model, tasks, optimizers, progress, sitting)
         sitting.report(report)
         log.step(report)
         if progress.step % recipe.validate_every == 0 or progress.step == recipe.schedule.steps:
@@ -124,6 +106,39 @@ def train(
             saved = time.monotonic()
     save_state(run, model, optimizers, progress)
     return progress
+
+
+def _step(
+    recipe: Recipe,
+    model: PreTrainedXLM,
+    tasks: Mapping[str, Task],
+    optimizers: dict[str, Optimizer],
+    progress: Progress,
+    sitting: Sitting,
+) -> StepReport:
+    """One optimizer step on one batch of each objective whose turn it is; moves `progress` on."""
+    began = time.monotonic()
+    torch.manual_seed(recipe.seed * SEED_STRIDE + progress.step)
+    lr = learning_rate(recipe.schedule, progress.step)
+    set_learning_rate(optimizers, lr)
+    model.train()
+    losses: dict[str, float] = {}
+    for name, task in tasks.items():
+        if progress.step % task.every:
+            continue
+        batch = task.batches[progress.step // task.every].to(sitting.device)
+        with _arithmetic(recipe, sitting):
+            loss = task.loss(model, batch)
+        (task.weight * loss).backward()  # type: ignore[no-untyped-call]
+        losses[name] = loss.item()
+        progress.tokens += batch.tokens
+    clip_gradients(model, recipe.schedule.clip_norm)
+    for optimizer in optimizers.values():
+        optimizer.step()
+        optimizer.zero_grad()
+    progress.step += 1
+    progress.seconds += time.monotonic() - began
+    return StepReport(progress.step, recipe.schedule.steps, lr, losses, progress.tokens, progress.seconds)
 
 
 @contextmanager
@@ -142,8 +157,8 @@ def _arithmetic(recipe: Recipe, sitting: Sitting) -> Iterator[None]:
 
 
 def _validate(
-    model: XLMWithLMHeadModel,
-    validate: Callable[[XLMWithLMHeadModel], Mapping[str, float]],
+    model: PreTrainedXLM,
+    validate: Callable[[PreTrainedXLM], Mapping[str, float]],
     arithmetic: AbstractContextManager[None],
     run: Path,
     progress: Progress,
@@ -213,7 +228,7 @@ def _step_of(line: Mapping[str, object]) -> int:
 
 
 def mean_loss(
-    model: XLMWithLMHeadModel, batches: Iterable[AnyBatch], loss: Callable[[XLMWithLMHeadModel, AnyBatch], Tensor]
+    model: PreTrainedXLM, batches: Iterable[AnyBatch], loss: Callable[[PreTrainedXLM, AnyBatch], Tensor]
 ) -> float:
     """Mean over all targets of all batches, in nats."""
     total, count = 0.0, 0

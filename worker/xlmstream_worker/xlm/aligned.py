@@ -56,8 +56,17 @@ class AlignedText:
         self._become(_spaced(parts))
 
     def fold(self) -> None:
-        # Word by word: where a word cannot be folded character by character, only its own spans blur.
-        self._become([_folded(self.part(*match.span())) for match in re.finditer(r"\S+|\s+", self.value)])
+        # Stretch by stretch: where one cannot be folded character by character, only its own spans blur.
+        parts: list[AlignedText] = []
+        for match in re.finditer(r"\S+|\s+", self.value):
+            stretch = self.part(*match.span())
+            folded = _folded(stretch)
+            before = next((part for part in reversed(parts) if not part.value.isspace()), None)
+            if folded.value:
+                parts.append(folded)
+            elif before and before.ends[-1] == stretch.starts[0]:  # an accent that Moses had cut off its letter
+                before.ends[-1] = stretch.ends[-1]
+        self._become(parts)
 
     def split(self, separator: str | None = None) -> list["AlignedText"]:
         """As `str.split`, but never with empty parts."""

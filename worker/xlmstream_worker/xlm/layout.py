@@ -121,7 +121,7 @@ def tokens_to_cut(first: int, second: int | None, excess: int, strategy: str) ->
 
 def cut(items: list[Item], count: int, side: str) -> list[Item]:
     """`items` without `count` of them at the "right" or the "left" end."""
-    return items[count:] if side == "left" else items[: len(items) - count]
+    return items[count:] if side == "left" else items[: max(len(items) - count, 0)]
 
 
 def overflow(items: list[Item], count: int, side: str) -> list[Item]:

@@ -68,5 +68,8 @@ def _load_kytea() -> _KyTea:
             "package brings it: build KyTea 0.4.7 from http://www.phontron.com/kytea with --prefix=$HOME/local, "
             "or copy model.bin from its distribution"
         )
-    kytea: _KyTea = Mykytea.Mykytea(f"-model {model}")
+    try:
+        kytea: _KyTea = Mykytea.Mykytea(f"-model {model}")
+    except RuntimeError as error:
+        raise MissingSegmenterError(f"{KYTEA_MODEL} is no model that KyTea can read: {error}") from error
     return kytea

@@ -78,7 +78,8 @@ class XLMTokenizer(TokenizerCalls):
         self.lang2id = lang2id
         self.id2lang = id2lang
         self.do_lowercase_and_remove_accent = do_lowercase_and_remove_accent
-        self.model_max_length = settings.pop("model_max_length", None) or NO_LIMIT_TOKENS
+        older_limit = settings.pop("max_len", None)
+        self.model_max_length = settings.pop("model_max_length", older_limit) or NO_LIMIT_TOKENS
         self.padding_side = _side("padding_side", settings)
         self.truncation_side = _side("truncation_side", settings)
         self.clean_up_tokenization_spaces = bool(settings.pop("clean_up_tokenization_spaces", False))

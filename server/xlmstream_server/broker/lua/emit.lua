@@ -81,7 +81,10 @@ local function row(gw, there, value, id, first, count, mark, events)
   elseif fresh > 0 or mark == 'u+' then
     moved[#moved + 1], moved[#moved + 2] = id, n_ev
   end
-  if not there then look(id) end
+  if not there and not ends then -- look at it until the gateway is back
+    attend(life, id)
+    look(id)
+  end
 end
 
 for _, id in ipairs(call('SMEMBERS', att)) do look(id) end

@@ -53,7 +53,7 @@ local function recover_from(stream)
       local id = entry[2] and #entry[2] > 0 and fields(entry).i
       if not (id and held[id]) then
         local v = id and call('HMGET', execution(id), 'entry', 'journaled', 'deaths', 'alone', 'gws') or {}
-        if v[1] ~= entry[1] or not progress(life, id) then
+        if v[1] ~= entry[1] then
           drop(stream, entry[1])
         elseif #given < n then
           give(id, v[2], v[3], tonumber(v[4] or 0), v[5])

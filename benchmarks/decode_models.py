@@ -1,0 +1,72 @@
+"""The models that the decode benchmarks run, and transformers' side of them as a process of its own.
+
+`python -m benchmarks.decode_models SIZE` reads one JSON request per line, {"prompts": [[...]], "new": N}, generates
+with whatever version of transformers its interpreter has, and answers {"version", "ids", "cpu_s", "wall_s"}.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch reads it
+
+import json
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+
+import torch
+from xlmstream_worker.xlm import XLMConfig, XLMWithLMHeadModel
+
+
+@dataclass(frozen=True)
+class Size:
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int
+
+
+SIZES = {"S": Size(4, 256, 4, 30_000), "M": Size(6, 1024, 8, 64_139)}
+
+
+def build(name: str, seed: int = 0) -> XLMWithLMHeadModel:
+    """Random weights, wide enough apart that the best token is seldom a matter of rounding."""
+    size = SIZES[name]
+    config = XLMConfig(
+        vocab_size=size.vocabulary, emb_dim=size.width, n_layers=size.layers, n_heads=size.heads, causal=True,
+        init_std=0.1, embed_init_std=0.1,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    return XLMWithLMHeadModel(config).eval()
+
+
+def main() -> None:
+    import transformers
+
+    torch.set_num_threads(1)
+    ours = build(sys.argv[1])
+    fields = {name: value for name, value in ours.config.to_dict().items() if name != "architectures"}
+    theirs = transformers.XLMWithLMHeadModel(transformers.XLMConfig(**fields)).eval()
+    theirs.load_state_dict(ours.state_dict())
+    del ours
+    warnings.simplefilter("ignore")
+    for line in sys.stdin:
+        request = json.loads(line)
+        cpu, wall = time.process_time(), time.perf_counter()
+        with torch.inference_mode():
+            ids = theirs.generate(
+                torch.tensor(request["prompts"]), max_new_tokens=request["new"], do_sample=False, pad_token_id=2
+            )
+        answer = {
+            "version": transformers.__version__,
+            "ids": ids[:, len(request["prompts"][0]) :].tolist(),
+            "cpu_s": time.process_time() - cpu,
+            "wall_s": time.perf_counter() - wall,
+        }
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

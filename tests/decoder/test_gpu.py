@@ -1,0 +1,94 @@
+"""What only a GPU shows: recorded graphs, half precision, ids read back late."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from decoder.plain import build_model, run
+from xlmstream_worker.decoder import DecoderEngine
+from xlmstream_worker.graphs import padded_context, padded_rows, shapes, widest_padding
+from xlmstream_worker.sequences import (
+    BeamParameters,
+    DecodingMode,
+    EngineConfig,
+    SamplingParameters,
+    SequenceRequest,
+)
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def requests() -> list[tuple[int, SequenceRequest]]:
+    rng = random.Random(2)
+    samplings = (SamplingParameters(), SamplingParameters(temperature=1.0, top_k=9, top_p=0.9, seed=3))
+    return [
+        (
+            rng.randint(0, 20),
+            SequenceRequest(
+                f"r{number}",
+                tuple(rng.randrange(3, 97) for _ in range(rng.randint(1, 20))),
+                rng.randrange(3),
+                rng.choice(list(DecodingMode)),
+                max_new_tokens=rng.randint(1, 20),
+                sampling=samplings[number % 2],
+                beam_search=BeamParameters(3) if number % 6 == 0 else None,
+            ),
+        )
+        for number in range(24)
+    ]
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_graphs_give_the_ids_of_eager_steps(dtype: str) -> None:
+    model = build_model()
+    engines = [
+        DecoderEngine(model, EngineConfig(max_slots=8, device="cuda", dtype=dtype, static_shapes=s))
+        for s in (True, False)
+    ]
+    engines[0].warm_up()
+    graphed, eager = (run(engine, requests()) for engine in engines)
+    agreeing = sum(graphed.ids(r.key) == eager.ids(r.key) for _, r in requests())
+    assert agreeing == 24 if dtype == "float32" else agreeing >= 18
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_gpu_gives_the_ids_of_a_cpu() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    model = build_model()
+    on_cpu = run(DecoderEngine(model, EngineConfig(max_slots=8)), requests())
+    on_gpu = run(DecoderEngine(model, EngineConfig(max_slots=8, device="cuda")), requests())
+    for _, request in requests():
+        assert on_gpu.ids(request.key) == on_cpu.ids(request.key)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_step_never_waits_for_the_device() -> None:
+    model = build_model()
+    engine = DecoderEngine(model, EngineConfig(max_slots=8, device="cuda"))
+    engine.warm_up()
+    for number in range(8):
+        engine.add(SequenceRequest(f"r{number}", (5, 6, number + 3), max_new_tokens=30))
+    engine.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(10):
+            engine.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_fixed_shapes_hold_every_batch_and_are_few() -> None:
+    for slots in (1, 7, 64, 513):
+        made = set(shapes(slots, 512))
+        for rows in range(1, slots + 1):
+            assert rows <= padded_rows(rows) <= rows + widest_padding(slots)
+            for context in (1, 128, 129, 512):
+                assert context <= padded_context(context, 512) <= 512
+                assert (padded_rows(rows), padded_context(context, 512)) in made
+        assert len(made) <= 4 * (12 + slots // 32)

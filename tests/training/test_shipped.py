@@ -1,0 +1,65 @@
+"""The models in the package: small, complete, loadable, and better than chance."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import xlmstream_worker
+from xlmstream_worker.training.export import read_training
+from xlmstream_worker.training.models import CLASSES
+from xlmstream_worker.xlm import XLMConfig, XLMForSequenceClassification, XLMTokenizer, XLMWithLMHeadModel
+
+DEMO = Path(xlmstream_worker.__file__).parent / "demo"
+MODELS = sorted(path.name for path in DEMO.iterdir() if path.is_dir())
+SENTENCES = {
+    "de": "Und der HERR redete mit Mose und sprach:",
+    "en": "The children of Israel went out of the land of Egypt.",
+    "es": "Y dijo Jehová a los hijos de Israel:",
+    "fr": "Les enfants d'Israël sortirent du pays d'Égypte.",
+}
+
+
+def test_all_models_together_stay_small() -> None:
+    assert sum(path.stat().st_size for path in DEMO.rglob("*") if path.is_file()) <= 30_000_000
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_directory_is_complete_and_loads(name: str) -> None:
+    directory = DEMO / name
+    training = read_training(directory)
+    assert training.recipe.name == name
+    model, report = CLASSES[training.recipe.head].from_pretrained(directory, output_loading_info=True)
+    assert report.missing == report.unexpected == report.mismatched == []
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+    tokenizer = XLMTokenizer.from_pretrained(directory)
+    assert len(tokenizer.encoder) == XLMConfig.from_pretrained(directory).vocab_size
+    assert not [token for text in SENTENCES.values() for token in tokenizer.encode(text) if token == 3]
+    card = (directory / "README.md").read_text(encoding="utf-8")
+    assert card.startswith(f"# {name}\n")
+    assert all(part in card for part in ("licence", "## Recipe", "## Measured", "## Recompute"))
+
+
+@pytest.mark.parametrize("lang", sorted(SENTENCES))
+def test_the_causal_model_prefers_its_language_and_word_order(lang: str) -> None:
+    directory = DEMO / "xlm-clm-demo"
+    model, tokenizer = XLMWithLMHeadModel.from_pretrained(directory), XLMTokenizer.from_pretrained(directory)
+    lang2id = model.config.lang2id
+    words = tokenizer.encode(SENTENCES[lang], add_special_tokens=False, lang=lang)
+
+    def nats(ids: list[int], language: str) -> float:
+        inputs = torch.tensor([[1, *ids]])
+        logits = model(inputs, langs=torch.full_like(inputs, lang2id[language])).logits
+        return torch.nn.functional.cross_entropy(logits[0], torch.tensor([*ids, 1])).item()
+
+    assert nats(words, lang) < nats(words[::-1], lang)
+    assert nats(words, lang) == min(nats(words, other) for other in lang2id)
+
+
+def test_the_language_model_knows_its_languages() -> None:
+    directory = DEMO / "xlm-language-demo"
+    model, tokenizer = XLMForSequenceClassification.from_pretrained(directory), XLMTokenizer.from_pretrained(directory)
+    guesses = {
+        lang: model.config.id2label[int(model(torch.tensor([tokenizer.encode(text)])).logits.argmax())]
+        for lang, text in SENTENCES.items()
+    }
+    assert guesses == {lang: lang for lang in SENTENCES}

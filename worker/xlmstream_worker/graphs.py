@@ -1,0 +1,80 @@
+"""Fixed shapes for decode steps, and CUDA graphs of them.
+
+A GPU runs a step of a small model faster than the host can launch its kernels one by one. A step whose shapes and
+addresses are always the same can be recorded once and launched whole. Rows lie side by side in slots and everything
+about them lives in the slots, so a recording for B slots and T positions serves every batch that fits: nothing is
+copied in, and rows that are not there are computed along and ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from .sequences import DecodingMode
+
+_CONTEXT_STEP = 128
+
+Compute = Callable[[DecodingMode, slice, int], Tensor]
+"""(mode, slots, context) to scores float32 (B, V)."""
+
+
+def padded_rows(rows: int) -> int:
+    """The fixed batch size for this many rows: 1, 2, 4, 8, then every 8th up to 64, then every 32nd."""
+    if rows <= 8:
+        return 1 << (rows - 1).bit_length()
+    step = 8 if rows <= 64 else 32
+    return -(-rows // step) * step
+
+
+def padded_context(context: int, limit: int) -> int:
+    """The fixed number of positions for this many."""
+    return min(limit, -(-context // _CONTEXT_STEP) * _CONTEXT_STEP)
+
+
+def widest_padding(slots: int) -> int:
+    """Most slots that padding adds to a batch of up to `slots` rows."""
+    return max(padded_rows(rows) - rows for rows in range(1, slots + 1))
+
+
+def shapes(slots: int, limit: int) -> Iterator[tuple[int, int]]:
+    """All fixed shapes (batch, context), the largest first, so that the smaller ones reuse its memory."""
+    for rows in sorted({padded_rows(rows) for rows in range(1, slots + 1)}, reverse=True):
+        for context in sorted({padded_context(c, limit) for c in range(1, limit + 1, _CONTEXT_STEP)}, reverse=True):
+            yield rows, context
+
+
+class GraphedSteps:
+    """Recordings of `compute`, made when first needed; `scores` is where all of them leave their result."""
+
+    def __init__(self, compute: Compute, slots: int, vocabulary: int, device: torch.device) -> None:
+        self._compute = compute
+        self._scores = torch.empty(slots, vocabulary, dtype=torch.float32, device=device)
+        self._graphs: dict[tuple[DecodingMode, int, int, int], torch.cuda.CUDAGraph] = {}
+        self._first: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, mode: DecodingMode, slots: slice, context: int) -> Tensor:
+        """Scores float32 (B, V) of a range of slots, valid until the next call."""
+        key = (mode, slots.start, slots.stop, context)
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._graphs[key] = self._record(mode, slots, context)
+        graph.replay()
+        return self._scores[: slots.stop - slots.start]
+
+    def _record(self, mode: DecodingMode, slots: slice, context: int) -> torch.cuda.CUDAGraph:
+        """Recording computes nothing; a run before it lets libraries set themselves up. Either may be repeated at will:
+        keys and values are written where the step itself writes them."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no types for it
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._compute(mode, slots, context)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # One pool for all: only one of them runs at a time, and what they return lies outside it.
+        with torch.cuda.graph(graph, pool=None if self._first is None else self._first.pool()):
+            self._scores[: slots.stop - slots.start].copy_(self._compute(mode, slots, context))
+        self._first = self._first or graph
+        return graph
