@@ -118,3 +118,11 @@ def test_truncation_keeps_the_side_asked_for(zoo: Zoo) -> None:
     assert len(pieces) == model.card.max_input_tokens
     assert pieces[0] == "<s>"
     assert pieces[-2:] == ["z</w>", "</s>"]
+
+
+def test_a_megabyte_is_refused_without_reading_all_of_it(zoo: Zoo) -> None:
+    request = pb.EmbedRequest(inputs=[TextInput(text="the city"), TextInput(text="big " * 250_000)])
+    good, long = answer(zoo("masked"), TASK_EMBED, request).outputs
+    assert good.result.embedding.data
+    assert long.error.message.startswith("inputs[1].text: ")
+    assert "at most 128" in long.error.message

@@ -88,7 +88,8 @@ def edit(directory: Path, name: str, **changes: object) -> None:
     [
         (lambda d: (d / "config.json").unlink(), "config.json"),
         (lambda d: (d / "config.json").write_text("{"), "config.json"),
-        (lambda d: edit(d, "config.json", causal=False), "only causal models can generate"),
+        (lambda d: edit(d, "config.json", architectures=["XLMForSpeech"]), "architecture XLMForSpeech is none of"),
+        (lambda d: edit(d, "config.json", n_layers=3), "its weights lack transformer.attentions.2"),
         (lambda d: edit(d, "config.json", emb_dim=33), "emb_dim"),
         (lambda d: edit(d, "config.json", vocab_size=100), "beyond the 100 of config.json"),
         (lambda d: edit(d, "vocab.json", **{"\ud800": 122}), "no valid Unicode"),

@@ -63,6 +63,9 @@ class DeviceConfig:
     )
     slots: int = _option(32, "most sequences a model decodes at once, 1 to 4096")
     batch_tokens: int = _option(0, "most tokens a model encodes at once; 0: 2048 on a CPU, 16384 on a GPU")
+    tokenizers: int = _option(
+        0, "processes that tokenise for each model's encoder tasks; 1: the worker's own; 0: on a GPU half of the cores"
+    )
     threads: int = _option(0, "threads of PyTorch on the CPU; 0 lets PyTorch choose")
 
     def __post_init__(self) -> None:
@@ -72,6 +75,8 @@ class DeviceConfig:
             raise ConfigError(f"slots must be 1 to 4096, got {self.slots}")
         if not 0 <= self.batch_tokens <= 2**24:
             raise ConfigError(f"batch_tokens must be 0 to {2**24}, got {self.batch_tokens}")
+        if not 0 <= self.tokenizers <= 64:
+            raise ConfigError(f"tokenizers must be 0 to 64, got {self.tokenizers}")
         if not 0 <= self.threads <= 1024:
             raise ConfigError(f"threads must be 0 to 1024, got {self.threads}")
 

@@ -46,7 +46,7 @@ from xlmstream_worker.config import ConfigError, DeviceConfig, ModelConfig
 from xlmstream_worker.detokenize import PieceTexts
 from xlmstream_worker.observe import fields
 from xlmstream_worker.options import with_defaults_of_directory
-from xlmstream_worker.text_model import TextModel, TextRate
+from xlmstream_worker.text_model import TextModel, TextRate, languages_of
 from xlmstream_worker.xlm import (
     LoadReport,
     XLMConfig,
@@ -124,7 +124,7 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
     config = XLMConfig.from_pretrained(model.path, **overrides)
     tokenizer = XLMTokenizer.from_pretrained(model.path)
     _check_vocabulary(model.name, tokenizer, config)
-    languages = _languages(config)
+    languages = languages_of(config)
     default_language = _default_language(model, config, languages)
     dtype = model.dtype or device.dtype
     network, report = _class_of(model.name, config).from_pretrained(
@@ -155,7 +155,7 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
     )
     tokenizer.tokenize("Warm up.", lang=default_language or "en")  # its rules are compiled at first use
     pieces = PieceTexts(tokenizer.get_vocab(), frozenset(tokenizer.all_special_ids))
-    return LoadedModel(card, config, tokenizer, pieces, languages, TextRate(), network)
+    return LoadedModel(card, config, tokenizer, pieces, languages, TextRate(), model.path, network)
 
 
 def _class_of(name: str, config: XLMConfig) -> type[AnyXLM]:
@@ -203,11 +203,6 @@ def _check_vocabulary(name: str, tokenizer: XLMTokenizer, config: XLMConfig) -> 
         "".join(vocabulary).encode()
     except UnicodeEncodeError as error:
         raise ConfigError(f"model {name}: a piece in vocab.json is no valid Unicode: {error.reason}") from None
-
-
-def _languages(config: XLMConfig) -> dict[str, int]:
-    known = getattr(config, "lang2id", None) or {}
-    return {str(code): int(index) for code, index in known.items()}
 
 
 def _default_language(model: ModelConfig, config: XLMConfig, languages: Mapping[str, int]) -> str:

@@ -28,6 +28,7 @@ from xlmstream_worker.xlm import XLMWithLMHeadModel
 
 CONNECT_EVERY_S = 1.0
 EXIT_DEFECT = 70
+MOST_TOKENIZERS = 12
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,15 @@ def _set_up_torch(device: DeviceConfig) -> None:
         raise ConfigError(f"device {device.device}: PyTorch sees no GPU here")
     if device.threads:
         torch.set_num_threads(device.threads)
+
+
+def _tokenizers(device: DeviceConfig, models: int) -> int:
+    """How many texts each model tokenises at once."""
+    if device.tokenizers:
+        return device.tokenizers
+    # On a CPU the cores are taken by the model itself, and on two of them nothing is gained.
+    cores = os.cpu_count() or 1
+    return min(max(cores // 2 // models, 1), MOST_TOKENIZERS) if device.device != "cpu" and cores > 2 else 1
 
 
 def _engines(model: LoadedModel, device: DeviceConfig) -> Engines:
@@ -80,11 +90,14 @@ def _serve(config: WorkerConfig, models: Sequence[LoadedModel], engines: Sequenc
     signal.signal(signal.SIGINT, stop)
     ready = ReadyFile(config.process.ready_file, [model.full_name for model in models])
     worker = _worker_name()
+    tokenizers = _tokenizers(config.device, len(models))
     for place, (model, own) in enumerate(zip(models, engines, strict=True)):
         broker = _connect(config.broker, model, f"{worker}-{place}", stopping)
         if broker is None:
             break
-        servings.append(Serving(model, own, broker, ready.beat(model.full_name), config.broker.stall_limit_s))
+        servings.append(
+            Serving(model, own, broker, ready.beat(model.full_name), config.broker.stall_limit_s, tokenizers)
+        )
         servings[-1].start()
     if stopping.is_set():  # perhaps before the last of them was there to be told
         for serving in servings:

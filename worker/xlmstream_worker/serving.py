@@ -28,6 +28,7 @@ from xlmstream_worker.observe import fields, package_version
 from xlmstream_worker.preparing import Preparer
 from xlmstream_worker.publisher import Publisher
 from xlmstream_worker.rows import Outbox
+from xlmstream_worker.tokenizing import TokenizerProcesses
 from xlmstream_worker.worker import DecodeLoop
 
 log = logging.getLogger(__name__)
@@ -52,15 +53,17 @@ class Serving:
         broker: WorkerBroker,
         alive: Callable[[], None],
         stall_limit_s: float,
+        tokenizers: int = 1,
     ) -> None:
+        """`tokenizers`: requests of encoder tasks to tokenise at once; 1: in a thread, more: in as many processes."""
         self._model = model
         outbox = Outbox()
         decode = None if engines.decoder is None else DecodeLoop(engines.decoder, outbox)
         loops = Loops(decode, EncodeLoop(engines.encoder, outbox))
         worker_id = broker.life.partition(":")[0]
-        self._publisher = Publisher(
-            broker, loops, Preparer(model, loops, outbox, worker_id), outbox, stall_limit_s, self._card, alive
-        )
+        processes = TokenizerProcesses(model, tokenizers) if tokenizers > 1 else None
+        preparer = Preparer(model, loops, outbox, worker_id, processes)
+        self._publisher = Publisher(broker, loops, preparer, outbox, stall_limit_s, self._card, alive)
         publishing = threading.Thread(target=self._publisher.run, name=f"publish {model.full_name}", daemon=True)
         self._publishing = publishing
         self._threads = [*loops.threads(model.full_name), publishing]

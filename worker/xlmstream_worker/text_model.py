@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from xlmstream.v1.models_pb2 import INPUT_FORMAT_ORIGINAL, Model
 
@@ -23,6 +24,11 @@ class TextRate:
         self._tokens += tokens
 
     @property
+    def counted(self) -> tuple[int, int]:
+        """Bytes and tokens so far."""
+        return self._bytes, self._tokens
+
+    @property
     def bytes_per_token(self) -> float:
         return self._bytes / self._tokens
 
@@ -40,6 +46,8 @@ class TextModel:
     """Language code to the row of its embedding; empty for a model of one language."""
     text_rate: TextRate
     """For estimating the cost of a text before tokenising it."""
+    directory: Path
+    """Where its files are."""
 
     @property
     def full_name(self) -> str:
@@ -66,3 +74,9 @@ class TextModel:
         if not (self.config.use_lang_emb and self.config.n_langs > 1):
             return None
         return self.languages[language] if language else self.config.lang_id
+
+
+def languages_of(config: XLMConfig) -> dict[str, int]:
+    """Language code to the row of its embedding."""
+    known = getattr(config, "lang2id", None) or {}
+    return {str(code): int(index) for code, index in known.items()}

@@ -266,7 +266,8 @@ class TextInput(google.protobuf.message.Message):
     """The text, 1 byte to ServerLimits.max_text_bytes in UTF-8. It must not be empty or only white space."""
     language: builtins.str
     """Language code of the text, one of Model.languages; otherwise INVALID_ARGUMENT naming those. Chooses the language
-    embedding and the tokenizer's rules. Unset: the model's default language.
+    embedding and the tokenizer's rules. Unset: the model's default language; yet tasks that do not generate add no
+    language embedding then where Model.input_format is INPUT_FORMAT_HUGGINGFACE, as transformers' pipelines add none.
     """
     allow_special_tokens: builtins.bool
     """Whether "</s>" and the like inside `text` mean the special tokens. Default false: they are literal text."""

@@ -160,7 +160,9 @@ class Model(google.protobuf.message.Message):
     mask_token: builtins.str
     """How a gap is written in a text of FillMask, for example "<special1>"; empty where the model lacks the task."""
     answers_by_beam: builtins.bool
-    """Whether AnswerQuestion scores "no answer" by a head trained for it (true) or as the span of the first token."""
+    """Whether AnswerQuestion searches with a beam and scores "no answer" by a head trained for it, or judges starts and
+    ends by themselves and takes the classification token, the first "</s>", for "no answer".
+    """
     @property
     def tasks(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[xlmstream.v1.common_pb2.Task.ValueType]: ...
     @property

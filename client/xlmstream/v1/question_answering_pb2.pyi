@@ -136,13 +136,14 @@ class Answer(google.protobuf.message.Message):
     END_FIELD_NUMBER: builtins.int
     SCORE_FIELD_NUMBER: builtins.int
     text: builtins.str
-    """As it stands in the context as given, whole words."""
+    """As it stands in the context as given, whole words; punctuation is a word of its own."""
     start: builtins.int
     """Its place in the context as given: code points [start, end)."""
     end: builtins.int
     score: builtins.float
-    """Probability of its start times probability of its end, each among all places of its window; 0 to 1. The same stretch
-    found in several windows has the largest of its scores.
+    """Probability of its start times probability of its end, each among all places of the context in its window and the
+    classification token; with the beam head the end's given the start. 0 to 1. The same stretch found several times
+    has the largest of its scores.
     """
     def __init__(
         self,
@@ -166,7 +167,7 @@ class AnswerQuestionResult(google.protobuf.message.Message):
     TIMING_FIELD_NUMBER: builtins.int
     no_answer_score: builtins.float
     """How likely the text holds no answer, 0 to 1, the smallest over all windows. By the answer class of a model with the
-    beam head (Model.answers_by_beam), else the score of the first token taken as the answer.
+    beam head (Model.answers_by_beam), else the score of the classification token, the first "</s>", as an answer.
     """
     @property
     def answers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Answer]:

@@ -166,7 +166,8 @@ def _item(model: TextModel, given: AnswerQuestionInput, wish: _Wish, field: str)
 def _read(model: TextModel, given: TextInput, field: str, *, with_spans: bool) -> Text:
     if given.WhichOneof("source") != "text":
         raise Refused(statuses.invalid_input([(f"{field}.text", "must be set: this task takes text only")]))
-    return read_text(model, given, field, with_spans=with_spans)
+    # Neither is ever too long: the question is cut, the context read in windows.
+    return read_text(model, given, field, TRUNCATION_KEEP_START, with_spans=with_spans)
 
 
 def _window_starts(tokens: int, room: int, stride: int) -> Iterator[int]:

@@ -67,10 +67,10 @@ def _sequences(
     if not 1 <= len(given.choices) <= MAX_CHOICES:
         count = f"{len(given.choices)} choices; 1 to {MAX_CHOICES} are taken"
         raise Refused(statuses.invalid_input([(f"{field}.choices", count)]))
-    prompt = read_text(model, given.prompt, f"{field}.prompt")
+    prompt = read_text(model, given.prompt, f"{field}.prompt", truncation)
     sequences = []
     for place, choice in enumerate(given.choices):
         name = f"{field}.choices[{place}]"
-        texts = fitted_pair(model, prompt, read_text(model, choice, name), truncation, name)
+        texts = fitted_pair(model, prompt, read_text(model, choice, name, truncation), truncation, name)
         sequences.append(pair(model, *texts).input(ChoiceFit()))
     return tuple(sequences)

@@ -105,10 +105,10 @@ def _output(result: ClassifySequenceResult | Status) -> ClassifySequenceOutput:
 def _frame(model: TextModel, given: ClassifySequenceInput, truncation: Truncation.ValueType, field: str) -> Frame:
     if not given.HasField("text"):
         raise Refused(statuses.invalid_input([(f"{field}.text", "must be set")]))
-    first = read_text(model, given.text, f"{field}.text")
+    first = read_text(model, given.text, f"{field}.text", truncation)
     if not given.HasField("text_pair"):
         return single(model, fitted(model, first, truncation, f"{field}.text"))
-    second = read_text(model, given.text_pair, f"{field}.text_pair")
+    second = read_text(model, given.text_pair, f"{field}.text_pair", truncation)
     return pair(model, *fitted_pair(model, first, second, truncation, field))
 
 

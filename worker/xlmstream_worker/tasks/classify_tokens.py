@@ -145,7 +145,7 @@ def _output(result: ClassifyTokensResult | Status) -> ClassifyTokensOutput:
 
 
 def _item(model: TextModel, given: TextInput, truncation: Truncation.ValueType, wish: _Wish, field: str) -> _Text:
-    whole = read_text(model, given, field, with_spans=True)
+    whole = read_text(model, given, field, truncation, with_spans=True)
     text = fitted(model, whole, truncation, field)
     frame: Frame = single(model, text)
     # What was cut off at the beginning; words that the cut went through are left out.

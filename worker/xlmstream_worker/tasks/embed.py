@@ -79,7 +79,7 @@ class Embed(EncoderTask[EmbedResult]):
         for place, given in enumerate(asked.inputs):
             field = f"inputs[{place}]"
             try:
-                text = read_text(model, given, field, with_spans=tokenwise)
+                text = read_text(model, given, field, asked.options.truncation, with_spans=tokenwise)
                 text = fitted(model, text, asked.options.truncation, field)
             except Refused as refused:
                 items.append(refused.status)

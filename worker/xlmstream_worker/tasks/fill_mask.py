@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import xlmstream.status as statuses
 from google.rpc.status_pb2 import Status
-from xlmstream.v1.common_pb2 import TextInput
+from xlmstream.v1.common_pb2 import TextInput, Truncation
 from xlmstream.v1.fill_mask_pb2 import (
     FillMaskCandidate,
     FillMaskOutput,
@@ -23,7 +23,7 @@ from xlmstream_worker.detokenize import WORD_END
 from xlmstream_worker.encoder_inputs import Candidates, EncoderInput, Values
 from xlmstream_worker.tasks.checks import Checks
 from xlmstream_worker.tasks.encoding import Cost, EncoderTask, Item
-from xlmstream_worker.tasks.frames import Span, Text, fitted, language_row, read_text, single
+from xlmstream_worker.tasks.frames import Span, Text, fitted, language_row, read_text, refuse_far_too_long, single
 from xlmstream_worker.tasks.inputs import Refused, language_of
 from xlmstream_worker.text_model import TextModel
 
@@ -86,7 +86,9 @@ class FillMask(EncoderTask[FillMaskResult]):
         for place, given in enumerate(asked.inputs):
             field = f"inputs[{place}]"
             try:
-                text = fitted(model, _read(model, given, field), asked.options.truncation, field)
+                text = fitted(
+                    model, _read(model, given, field, asked.options.truncation), asked.options.truncation, field
+                )
                 items.append(_item(model, given, text, reading, field))
             except Refused as refused:
                 items.append(refused.status)
@@ -100,13 +102,14 @@ def _output(result: FillMaskResult | Status) -> FillMaskOutput:
     return FillMaskOutput(error=result) if isinstance(result, Status) else FillMaskOutput(result=result)
 
 
-def _read(model: TextModel, given: TextInput, field: str) -> Text:
+def _read(model: TextModel, given: TextInput, field: str, truncation: Truncation.ValueType) -> Text:
     """The tokens of a text with gaps. Only gaps have spans."""
     mask = model.card.mask_token
     if given.WhichOneof("source") == "token_ids" or mask not in given.text:
-        return read_text(model, given, field, with_spans=True)
+        return read_text(model, given, field, truncation, with_spans=True)
     mask_id = model.tokenizer.convert_tokens_to_ids(mask)
     language = language_of(model, given, field)
+    refuse_far_too_long(model, given, language, field, truncation)
     ids: list[int] = []
     spans: list[Span] = []
     start = 0

@@ -18,7 +18,15 @@ from google.rpc.status_pb2 import Status
 from xlmstream.v1.common_pb2 import TRUNCATION_KEEP_END, TRUNCATION_UNSPECIFIED, TextInput, Truncation
 
 from xlmstream_worker.encoder_inputs import EncoderInput, Reading
-from xlmstream_worker.tasks.inputs import Refused, checked_ids, language_of, text_ids, text_tokens
+from xlmstream_worker.tasks.inputs import (
+    LONG_TEXT_CHARS_A_TOKEN,
+    Refused,
+    checked_ids,
+    language_of,
+    relevant_part,
+    text_ids,
+    text_tokens,
+)
 from xlmstream_worker.text_model import TextModel
 from xlmstream_worker.xlm.layout import tokens_to_cut
 
@@ -73,11 +81,18 @@ class Frame:
 
 
 def read_text(
-    model: TextModel, given: TextInput, field: str, *, with_spans: bool = False, default_language: bool = False
+    model: TextModel,
+    given: TextInput,
+    field: str,
+    truncation: Truncation.ValueType,
+    *,
+    with_spans: bool = False,
+    default_language: bool = False,
 ) -> Text:
-    """The tokens of an input; one without a language gets the default one's embedding where the format wants it or
-    the caller does. Raises Refused."""
+    """The tokens of an input, all of them; one without a language gets the default one's embedding where the format
+    wants it or the caller does. Raises Refused, also for a text that cannot fit and may not be cut."""
     language = language_of(model, given, field)
+    refuse_far_too_long(model, given, language, field, truncation)
     row = language_row(model, given, language) if not default_language else model.language_id(language)
     if given.WhichOneof("source") == "token_ids":
         sent = tuple(checked_ids(model, given, field))
@@ -90,6 +105,18 @@ def read_text(
     model.text_rate.note(len(given.text.encode()), len(tokens))
     ids, starts, ends = zip(*tokens, strict=True)
     return Text(ids, tuple(zip(starts, ends, strict=True)), row, raw=False)
+
+
+def refuse_far_too_long(
+    model: TextModel, given: TextInput, language: str, field: str, truncation: Truncation.ValueType
+) -> None:
+    """Raise Refused for a text whose beginning is too long already, without tokenising a megabyte of it."""
+    if truncation != TRUNCATION_UNSPECIFIED:
+        return
+    most = model.card.max_input_tokens
+    part, whole = relevant_part(given, most * LONG_TEXT_CHARS_A_TOKEN, truncation)
+    if not whole and len(ids := text_ids(model, part, language, field)) >= 2 * most:
+        raise Refused(statuses.input_too_long(f"{field}.text", len(ids), most, at_least=True))
 
 
 def language_row(model: TextModel, given: TextInput, language: str) -> int | None:

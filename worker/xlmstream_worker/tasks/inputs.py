@@ -91,7 +91,7 @@ def prompt_ids(
     if given.WhichOneof("source") == "token_ids":
         prefix, ids, field = [], checked_ids(model, given, field), f"{field}.token_ids.ids"
     else:
-        text, whole = _relevant_part(given, positions * LONG_TEXT_CHARS_A_TOKEN, truncation)
+        text, whole = relevant_part(given, positions * LONG_TEXT_CHARS_A_TOKEN, truncation)
         prefix, ids = [model.begin_id], text_ids(model, text, language, field)
         if not whole and len(ids) < 2 * positions:
             ids, whole = text_ids(model, given, language, field), True
@@ -104,7 +104,7 @@ def prompt_ids(
     return prefix + (ids[-room:] if truncation == TRUNCATION_KEEP_END else ids[:room])
 
 
-def _relevant_part(given: TextInput, chars: int, truncation: Truncation.ValueType) -> tuple[TextInput, bool]:
+def relevant_part(given: TextInput, chars: int, truncation: Truncation.ValueType) -> tuple[TextInput, bool]:
     """The part of a text that can matter, and whether it is the whole: most of a far too long text never does.
 
     Tokenising a megabyte would hold up the whole process for the better part of a second.

@@ -91,7 +91,7 @@ def _item(
 ) -> _Text:
     # A causal model reads what it would have generated: with the same language.
     causal = model.card.causal
-    text = read_text(model, given, field, with_spans=asked.include_tokens, default_language=causal)
+    text = read_text(model, given, field, truncation, with_spans=asked.include_tokens, default_language=causal)
     text = fitted(model, text, truncation, field)
     frame = single(model, text)
     scored = [*frame.first]
