@@ -155,6 +155,31 @@ async def test_an_item_beyond_its_credit_is_refused_and_the_rest_go_on(
         assert infer.order == [3, 1, 2, 4]
 
 
+async def test_outputs_that_wait_for_their_order_keep_their_credit(
+    serve_gateway: ServeGateway, quick_config: GatewayConfig, worker: ScriptedWorker
+) -> None:
+    config = replace(quick_config, limits=replace(quick_config.limits, max_stream_items=2))
+    async with serve_gateway(config) as service:
+        infer = await Infer(service, ordered=True).open()
+        await infer.items(embed_item(1, "wait"))
+        await infer.items(embed_item(2, "b"))
+        await asyncio.to_thread(worker.wait, lambda: len(worker.sizes) == 2)
+        await infer.items(embed_item(3, "c"))
+        await infer.until(lambda: 3 in infer.outputs)
+        assert reason(infer.outputs[3].error) == "QUEUE_FULL"
+        worker.release("wait")
+        await infer.finish()
+        assert infer.order == [3, 1, 2]
+
+
+async def test_a_stream_that_says_nothing(service: Service) -> None:
+    infer = Infer(service)
+    await infer.call.done_writing()
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await infer.until(lambda: False)
+    assert failed.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_cancelled_items_end_and_leave_their_neighbours_alone(infer: Infer, worker: ScriptedWorker) -> None:
     await infer.items(embed_item(1, "wait a"), embed_item(2, "b"))
     await infer.items(embed_item(3, "wait c"))

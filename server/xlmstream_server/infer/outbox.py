@@ -33,6 +33,11 @@ class Outbox:
         """Messages to be sent."""
         return len(self._messages)
 
+    @property
+    def expected(self) -> int:
+        """In an ordered stream, items whose outputs have not been told, ready or not."""
+        return len(self._order)
+
     def open(self, credit: int, *, ordered: bool) -> None:
         self.ordered = ordered
         self._event().opened.credit = credit
