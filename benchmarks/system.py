@@ -33,6 +33,8 @@ from benchmarks.report import Table, finish, parser
 DEMO = Path(__file__).resolve().parents[1] / "worker" / "xlmstream_worker" / "demo" / "xlm-clm-demo"
 CALLS = {1: 200, 32: 1600}
 OUTSTANDING = 256
+# What the client gives every call; the echo gets the same.
+DEADLINE_S = 600
 STREAMS = (1, 8, 64)
 NEW_TOKENS = 60
 PROMPTS = (
@@ -89,7 +91,7 @@ async def unary(service: processes.Service) -> Table:
             for outstanding, calls in CALLS.items():
                 rounds = []
                 for _ in range(3):  # interleaved, so that a slow spell of the machine meets both
-                    bare = await unary_load(lambda: method(payload), echo_process, calls, outstanding)
+                    bare = await unary_load(lambda: method(payload, timeout=DEADLINE_S), echo_process, calls, outstanding)
                     ours = await unary_load(
                         lambda: client.tokenize(text), service.processes["gateway"], calls, outstanding
                     )
