@@ -91,7 +91,9 @@ async def unary(service: processes.Service) -> Table:
             for outstanding, calls in CALLS.items():
                 rounds = []
                 for _ in range(3):  # interleaved, so that a slow spell of the machine meets both
-                    bare = await unary_load(lambda: method(payload, timeout=DEADLINE_S), echo_process, calls, outstanding)
+                    bare = await unary_load(
+                        lambda: method(payload, timeout=DEADLINE_S), echo_process, calls, outstanding
+                    )
                     ours = await unary_load(
                         lambda: client.tokenize(text), service.processes["gateway"], calls, outstanding
                     )

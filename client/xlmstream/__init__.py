@@ -53,6 +53,7 @@ from xlmstream.messages import (
     Timing,
     Token,
     TokenDelta,
+    TokenLogprobs,
     Tokens,
     Usage,
 )
@@ -79,8 +80,7 @@ from xlmstream.sync import Client
 from xlmstream.tasks import Choices, Question, TextPair
 from xlmstream.tensor import Tensor
 from xlmstream.v1.common_pb2 import TextInput, TokenIds
-
-__version__ = "0.1.0"
+from xlmstream.version import __version__
 
 __all__ = [
     "Answer",
@@ -143,6 +143,7 @@ __all__ = [
     "Token",
     "TokenDelta",
     "TokenIds",
+    "TokenLogprobs",
     "TokenScores",
     "Tokens",
     "Unauthenticated",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, MutableSequence, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence, Sequence
 from typing import Any, Literal, TypedDict, TypeVar
 
 from google.protobuf.message import Message
@@ -69,6 +69,21 @@ class GenerateKeywords(TextKeywords, total=False):
     seed: int
     stop: str | Sequence[str]
     ignore_eos: bool
+    min_p: float
+    typical_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    no_repeat_ngram_size: int
+    bad_words: Sequence[str]
+    logit_bias: Mapping[int, float]
+    stop_token_ids: Sequence[int]
+    num_return_sequences: int
+    num_beams: int
+    length_penalty: float
+    early_stopping: Literal["heuristic", "when_full", "never"]
+    top_logprobs: int
+    echo: bool
 
 
 class EmbedKeywords(TextKeywords, total=False):
@@ -251,6 +266,8 @@ def assign(message: Message, name: str, value: Any, *, path: str) -> None:
     try:
         if isinstance(field, MutableSequence):
             field.extend(value)
+        elif isinstance(field, MutableMapping):
+            field.update(value)
         else:
             setattr(message, name, value)
     except (TypeError, ValueError) as error:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from xlmstream_server.version import package_version
+from xlmstream.version import __version__
 
 ENVIRONMENT_PREFIX = "XLMSTREAM_SERVER_"
 
@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"Every flag is also a variable, for example {ENVIRONMENT_PREFIX}MAX_INPUTS=64, and a key of the file.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {package_version()}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--config", metavar="FILE", help="TOML file with these settings, in sections as shown here")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for section, field, _ in _settings(GatewayConfig):

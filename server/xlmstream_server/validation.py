@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
+from xlmstream.status import listing, quote
 from xlmstream.v1.common_pb2 import DisconnectPolicy, Priority, RequestOptions, TextInput, TokenIds, Truncation
 from xlmstream.v1.models_pb2 import Model
 
@@ -108,7 +109,7 @@ def check_language(found: Violations, field: str, language: str, model: Model) -
     if not model.languages:
         found.add(field, "this model has one language and takes no code")
     elif language not in model.languages:
-        found.add(field, f"{errors.quote(language)} is not supported; supported: {errors.listing(model.languages)}")
+        found.add(field, f"{quote(language)} is not supported; supported: {listing(model.languages)}")
 
 
 def check_ids(found: Violations, field: str, ids: TokenIds, model: Model) -> None:

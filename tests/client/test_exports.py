@@ -73,6 +73,7 @@ def test_the_names_of_the_package() -> None:
         "Timing",
         "Token",
         "TokenDelta",
+        "TokenLogprobs",
         "TokenIds",
         "TokenScores",
         "Tokens",

@@ -127,7 +127,7 @@ def test_beam_search(pair, beams: int, length_penalty: float, early_stopping: ob
             f"r{n}", prompt, 1, DecodingMode.MASK_APPEND, max_new_tokens=12, eos_id=EOS, candidates=beams,
             beam_search=parameters,
         )
-        for n, prompt in enumerate(prompts(4, beams))
+        for n, prompt in enumerate(prompts(3, beams))
     ]  # fmt: skip
     expected = [
         generate(
@@ -136,8 +136,7 @@ def test_beam_search(pair, beams: int, length_penalty: float, early_stopping: ob
         )
         for r in requests
     ]  # fmt: skip
-    assert ours(model, requests) == expected
-    assert ours(model, requests, late_readback=True) == expected
+    assert ours(model, requests, late_readback=beams == 2) == expected
 
 
 @pytest.mark.parametrize("beams", [1, 3])

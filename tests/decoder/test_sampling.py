@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from xlmstream_worker.drawing import draw, drawings_of, pick, weights_left
 from xlmstream_worker.draws import signed_seed, uniforms
+from xlmstream_worker.lanes import Row
 from xlmstream_worker.penalties import History, Occurrence
-from xlmstream_worker.scheduler import Row
 from xlmstream_worker.selection import best_k, best_token, mass_floor, share_floor
 from xlmstream_worker.sequences import SamplingParameters, SequenceRequest
 

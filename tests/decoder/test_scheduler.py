@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from xlmstream_worker.scheduler import Row, Scheduler
+from xlmstream_worker.lanes import Row
+from xlmstream_worker.scheduler import Scheduler
 from xlmstream_worker.sequences import DecodingMode, SequenceRequest
 
 CONTEXT = 24

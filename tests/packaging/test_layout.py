@@ -61,7 +61,7 @@ def test_worker_uses_only_the_broker_and_the_public_messages() -> None:
     assert not offenders(
         files(WORKER),
         ("xlmstream_server", "xlmstream", "transformers", "grpc"),
-        ("xlmstream_server.broker", "xlmstream.v1", "xlmstream.status"),
+        ("xlmstream_server.broker", "xlmstream.v1", "xlmstream.status", "xlmstream.version"),
     )
 
 

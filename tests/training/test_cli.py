@@ -69,6 +69,18 @@ def test_mistakes_are_told_without_a_trace(tmp_path: Path, capsys: pytest.Captur
     assert "no recipe 'nothing'" in capsys.readouterr().err
 
 
+def test_a_corpus_too_small_is_told_without_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus, recipe = tmp_path / "small.tsv", tmp_path / "tiny.toml"
+    corpus.write_text("split\ten\ntrain\tone two\n", encoding="utf-8")
+    text = RECIPE.format(objectives="[objectives.clm]")
+    recipe.write_text(text, encoding="utf-8")
+    assert main(["run", str(recipe), str(corpus), "--run", str(tmp_path / "a")]) == 2
+    assert "too small for one batch" in capsys.readouterr().err
+    recipe.write_text(text.replace("vocabulary_size = 420", "vocabulary_size = 100"), encoding="utf-8")
+    assert main(["run", str(recipe), str(corpus), "--run", str(tmp_path / "b")]) == 2
+    assert "a vocabulary of 100 cannot hold" in capsys.readouterr().err
+
+
 def test_a_signal_ends_a_run_with_a_checkpoint(toy_file: Path, tmp_path: Path) -> None:
     recipe, run = tmp_path / "tiny.toml", tmp_path / "run"
     recipe.write_text(

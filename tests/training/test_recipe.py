@@ -36,6 +36,7 @@ def test_presets_load_and_survive_json(name: str) -> None:
         ("emb_dim = 8", "", "architecture: .*emb_dim"),
         ("[objectives.clm]", "[objectives.xyz]", "only clm, mlm, tlm, ranking, language, tags are known"),
         ("[objectives.clm]", "[objectives.clm]\n[objectives.mlm]", "clm, language, tags train alone"),
+        ("[objectives.clm]", "[objectives.tlm]", "tlm, ranking and language need more than one"),
         ("[objectives.clm]", "", "at least one is needed"),
         ('["en"]', '["en", "en"]', "without repetition"),
         ('["en"]', '"en"', "languages: a list of strings is needed"),

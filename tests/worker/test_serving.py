@@ -12,6 +12,7 @@ from worker.fake_broker import FakeBroker
 from worker.requests import generate, row
 from xlmstream.v1.common_pb2 import TASK_DETOKENIZE, TASK_TOKENIZE, TextInput, TokenIds
 from xlmstream.v1.inference_pb2 import DetokenizeRequest, TokenizeRequest
+from xlmstream.version import __version__
 from xlmstream_server.broker import Stop, Taken
 from xlmstream_server.broker.v1.messages_pb2 import Event
 from xlmstream_worker.decoder import DecoderEngine
@@ -283,3 +284,4 @@ def test_the_registry_learns_what_is_served(broker: FakeBroker) -> None:
     (served,) = broker.cards[0].models
     assert (served.model.name, served.model.version, served.slots, served.busy_slots) == ("toy", "1", SLOTS, 0)
     assert 1 < served.bytes_per_token < 10
+    assert broker.cards[0].version == __version__

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from xlmstream.version import __version__
 from xlmstream_server.broker import WorkerBroker
 from xlmstream_server.broker.v1.messages_pb2 import ServedModel, WorkerCard
 
@@ -24,7 +25,7 @@ from xlmstream_worker.encode_loop import EncodeLoop
 from xlmstream_worker.encoder import EncoderEngine
 from xlmstream_worker.loops import Loops
 from xlmstream_worker.models import LoadedModel
-from xlmstream_worker.observe import fields, package_version
+from xlmstream_worker.observe import fields
 from xlmstream_worker.preparing import Preparer
 from xlmstream_worker.publisher import Publisher
 from xlmstream_worker.rows import Outbox
@@ -89,4 +90,4 @@ class Serving:
             slots=rows + room,
             busy_slots=rows,
         )
-        return WorkerCard(version=package_version(), models=[served])
+        return WorkerCard(version=__version__, models=[served])

@@ -134,21 +134,25 @@ class _DisconnectPolicy:
 class _DisconnectPolicyEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_DisconnectPolicy.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     DISCONNECT_POLICY_UNSPECIFIED: _DisconnectPolicy.ValueType  # 0
-    """Same as DISCONNECT_POLICY_CANCEL."""
+    """DETACH for a unary call that carries a request_id, CANCEL for every other call."""
     DISCONNECT_POLICY_CANCEL: _DisconnectPolicy.ValueType  # 1
     """Stop the work. ResumeStream then replays what was produced and ends with CANCELLED."""
     DISCONNECT_POLICY_DETACH: _DisconnectPolicy.ValueType  # 2
-    """Keep working for 30 seconds without a listener, so that ResumeStream can take over."""
+    """Keep working for 30 seconds without a listener, so that ResumeStream, or the same call sent again with its
+    request_id, can take over. A unary call without a request_id is cancelled all the same: nothing could take it over.
+    """
 
 class DisconnectPolicy(_DisconnectPolicy, metaclass=_DisconnectPolicyEnumTypeWrapper):
     """What happens to the work when the call that asked for it is dropped (the client went away or the connection broke)."""
 
 DISCONNECT_POLICY_UNSPECIFIED: DisconnectPolicy.ValueType  # 0
-"""Same as DISCONNECT_POLICY_CANCEL."""
+"""DETACH for a unary call that carries a request_id, CANCEL for every other call."""
 DISCONNECT_POLICY_CANCEL: DisconnectPolicy.ValueType  # 1
 """Stop the work. ResumeStream then replays what was produced and ends with CANCELLED."""
 DISCONNECT_POLICY_DETACH: DisconnectPolicy.ValueType  # 2
-"""Keep working for 30 seconds without a listener, so that ResumeStream can take over."""
+"""Keep working for 30 seconds without a listener, so that ResumeStream, or the same call sent again with its
+request_id, can take over. A unary call without a request_id is cancelled all the same: nothing could take it over.
+"""
 global___DisconnectPolicy = DisconnectPolicy
 
 class _FinishReason:
@@ -205,7 +209,9 @@ class RequestOptions(google.protobuf.message.Message):
     request_id: builtins.str
     """Your key for this request, 1 to 128 characters of letters, digits, '.', '_', ':' and '-'. Optional. A second
     request with the same key and the same content joins the first instead of running again; with other content it
-    fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED. Keys are remembered for 600 s after the request ended.
+    fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED. Keys are remembered for 600 s after the request ended, however
+    it ended: one that was cancelled, by CancelRequest or because nobody listened any more (disconnect_policy), answers
+    CANCELLED for that time. To run such a request again, choose another key.
     """
     model: builtins.str
     """The served model: "name" or "name@version". Empty: the only model served; where several are served, empty is
@@ -330,19 +336,23 @@ class Usage(google.protobuf.message.Message):
 
     PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: builtins.int
     prompt_tokens: builtins.int
     """Tokens of the prompt or input as fed to the model, special tokens included; a token fed several times, as in the
     windows of a long text, counts each time.
     """
     completion_tokens: builtins.int
     """Tokens generated, over all candidates, the end-of-sequence token included; 0 for tasks that generate nothing."""
+    cached_tokens: builtins.int
+    """Tokens of the prompt that were not computed again, as an earlier request of the same tenant began with them."""
     def __init__(
         self,
         *,
         prompt_tokens: builtins.int = ...,
         completion_tokens: builtins.int = ...,
+        cached_tokens: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens"]) -> None: ...
 
 global___Usage = Usage
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from xlmstream.status import listing, quote
 from xlmstream.v1.classification_pb2 import (
     ClassifySequenceInput,
     ClassifySequenceOutput,
@@ -15,7 +16,7 @@ from xlmstream.v1.common_pb2 import RequestOptions, Task
 
 from xlmstream_server.catalogue import ServedModel
 from xlmstream_server.config import Limits
-from xlmstream_server.errors import ServiceError, listing, quote
+from xlmstream_server.errors import ServiceError
 from xlmstream_server.tasks.batched import BatchedTask
 from xlmstream_server.validation import Violations, input_error, kinds_error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xlmstream.status import listing, quote
 from xlmstream.v1.classification_pb2 import (
     Aggregation,
     ClassifyTokensOutput,
@@ -11,7 +12,6 @@ from xlmstream.v1.classification_pb2 import (
 from xlmstream.v1.common_pb2 import Task
 
 from xlmstream_server.catalogue import ServedModel
-from xlmstream_server.errors import listing, quote
 from xlmstream_server.tasks.batched import TextTask
 from xlmstream_server.validation import Violations
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .corpus import Aligned, Ids
+from .corpus import Aligned, CorpusError, Ids
 
 EOS, PAD, MASK = 1, 2, 5
 FIRST_WORD_ID = 14
@@ -97,7 +97,7 @@ class Batches(ABC, Generic[Plan, Made]):
     def _planned(self, index: int) -> list[Plan]:
         plans = self.plan(np.random.default_rng((self._seed, 0, index)))
         if not plans:
-            raise ValueError("the corpus is too small for one batch")
+            raise CorpusError("the corpus is too small for one batch")
         return plans
 
     @abstractmethod
@@ -126,7 +126,8 @@ class CausalBatches(Batches[list[RowStart], Batch]):
     def __init__(self, corpus: Aligned, lang2id: dict[str, int], width: int, batch_tokens: int, seed: int) -> None:
         self._width = width
         self._rows = max(1, batch_tokens // width)
-        self._streams = [(lang2id[lang], *_stream(corpus, lang)) for lang in sorted(corpus)]
+        present = [lang for lang in sorted(corpus) if len(corpus[lang].ids)]
+        self._streams = [(lang2id[lang], *_stream(corpus, lang)) for lang in present]
         super().__init__(seed)
 
     def plan(self, rng: np.random.Generator) -> list[list[RowStart]]:

@@ -18,6 +18,10 @@ SPECIAL_TOKENS = ("<s>", "</s>", "<pad>", "<unk>", *(f"<special{index}>" for ind
 Pair = tuple[str, str]
 
 
+class VocabularyError(ValueError):
+    """The wanted vocabulary is smaller than the alphabet."""
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """`tokens` in id order, the 14 special tokens first; `merges` in rank order with the count each had when chosen."""
@@ -43,14 +47,14 @@ def learn_vocabulary(words: Mapping[str, int], size: int, alphabet: Iterable[str
     Equal counts are broken by the order of the pair's text, so the result does not depend on the order of `words`.
     Ids after the special tokens run from frequent to rare, as counted in the segmented words.
 
-    Raises ValueError if `size` does not even hold the special tokens and the characters.
+    Raises VocabularyError if `size` does not even hold the special tokens and the characters.
     """
     segmented = {word: [*word[:-1], word[-1] + END_OF_WORD] for word in words}
     characters = set(alphabet).union(*words)
     symbols = {form for char in characters for form in (char, char + END_OF_WORD)}
     room = size - len(SPECIAL_TOKENS) - len(symbols)
     if room < 0:
-        raise ValueError(f"a vocabulary of {size} cannot hold {len(symbols)} characters and the special tokens")
+        raise VocabularyError(f"a vocabulary of {size} cannot hold {len(symbols)} characters and the special tokens")
     merges: list[tuple[Pair, int]] = []
     pairs = _PairIndex(segmented, words)
     while len(merges) < room and (best := pairs.most_frequent()) is not None:

@@ -24,12 +24,16 @@ from .trainer import Sitting
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class UsageError(ValueError):
+    """An option that cannot be followed here."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, or 2 for files and options that cannot be used."""
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (RecipeError, CorpusError, XLMError, OSError) as error:
+    except (UsageError, RecipeError, CorpusError, XLMError, OSError) as error:
         print(f"xlmstream-train: {error}", file=sys.stderr)
         return 2
     return 0
@@ -50,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--hold", type=float, help="share of the steps at the peak learning rate instead of the recipe's")
     run.add_argument("--seed", type=int, help="instead of the recipe's")
     run.add_argument("--minutes", type=float, help="stop (to be resumed) after this long")
-    run.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    run.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where to train (default: cpu)")
     run.add_argument(
         "--bf16", action="store_true", help="bfloat16 products: for GPUs, and CPUs with AVX-512 BF16 or AMX"
     )
@@ -81,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> None:
     recipe = _changed(load_recipe(options.recipe), options)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this machine shows no CUDA device")
     if options.threads:
         torch.set_num_threads(options.threads)
     with shown_progress(recipe.name) as report, _stop_signals() as interrupted:

@@ -25,7 +25,7 @@ Encoder = Callable[[str, str], Sequence[int]]
 
 
 class CorpusError(ValueError):
-    """A corpus file that cannot be read as described; the message names the file."""
+    """A corpus that cannot be read as described, or is too small; the message names the file where it can."""
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from xlmstream_worker.xlm import XLMTokenizer
 
+from .bpe import VocabularyError
 from .checkpoint import Progress
 from .corpus import read_rows
 from .curve import write_curve
 from .models import new_model
-from .recipe import Recipe, recipe_from, to_document
+from .recipe import Recipe, RecipeError, recipe_from, to_document
 from .tasks import build_tasks
 from .trainer import Sitting, train
 from .vocabulary import count_words, make_tokenizer
@@ -51,8 +52,11 @@ def learn_tokenizer(recipe: Recipe, files: Sequence[Path], directory: Path) -> X
         if row.split == "train"
         for lang, text in row.texts.items()
     }
-    positions = recipe.architecture.max_positions
-    return make_tokenizer(count_words(sorted(sentences)), recipe.vocabulary_size, recipe.lang2id, positions, directory)
+    words, positions = count_words(sorted(sentences)), recipe.architecture.max_positions
+    try:
+        return make_tokenizer(words, recipe.vocabulary_size, recipe.lang2id, positions, directory)
+    except VocabularyError as error:
+        raise RecipeError(f"{recipe.name}: {error}") from error
 
 
 def run_of(directory: Path) -> Recipe:

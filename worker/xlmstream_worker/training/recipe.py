@@ -82,6 +82,10 @@ class Recipe:
                 len(self.objectives) == 1 or not set(self.objectives) & set(ALONE),
                 f"objectives: {', '.join(ALONE)} train alone",
             ),
+            (
+                len(self.languages) > 1 or not {"tlm", "ranking", "language"} & set(self.objectives),
+                "objectives: tlm, ranking and language need more than one language",
+            ),
             (len(set(self.languages)) == len(self.languages) > 0, "languages: a list without repetition is needed"),
             (self.architecture.emb_dim % self.architecture.n_heads == 0, "architecture: n_heads must divide emb_dim"),
             (self.schedule.steps > self.schedule.warmup_steps >= 0, "schedule: steps must exceed warmup_steps"),
