@@ -22,7 +22,7 @@ from xlmstream.v1.question_answering_pb2 import (
     AnswerQuestionResult,
 )
 from xlmstream_worker.models import LoadedModel
-from xlmstream_worker.tasks.answer_question import _window_starts
+from xlmstream_worker.tasks.answer_question import window_starts
 from xlmstream_worker.tasks.answer_spans import best_of_beam, best_of_scores
 from xlmstream_worker.tasks.inputs import Refused
 
@@ -141,7 +141,7 @@ def test_a_long_context_gives_the_best_over_its_windows(zoo: Zoo, name: str) -> 
     question = len(model.tokenizer(QUESTION, add_special_tokens=False)["input_ids"])
     (result,) = ask(model, context, top_k=20, window_tokens=50, stride_tokens=11)
     room = 50 - 3 - question
-    windows = list(_window_starts(tokens, room, 11))
+    windows = list(window_starts(tokens, room, 11))
     assert len(windows) > 10
     lengths = [min(room, tokens - first) + question + 3 for first in windows]
     assert result.usage.prompt_tokens == sum(lengths)
@@ -153,7 +153,7 @@ def test_a_long_context_gives_the_best_over_its_windows(zoo: Zoo, name: str) -> 
 
 @pytest.mark.parametrize(("tokens", "room", "stride"), [(1, 5, 5), (5, 5, 1), (6, 5, 5), (100, 10, 3), (23, 7, 7)])
 def test_windows_cover_every_token_and_overlap_as_asked(tokens: int, room: int, stride: int) -> None:
-    starts = list(_window_starts(tokens, room, stride))
+    starts = list(window_starts(tokens, room, stride))
     assert starts == [stride * number for number in range(len(starts))]
     assert {place for first in starts for place in range(first, min(first + room, tokens))} == set(range(tokens))
     assert len(starts) == 1 or starts[-2] + room < tokens

@@ -23,7 +23,9 @@ from xlmstream.v1.common_pb2 import (
 )
 from xlmstream.v1.models_pb2 import PROBLEM_TYPE_MULTI_LABEL, PROBLEM_TYPE_REGRESSION, PROBLEM_TYPE_SINGLE_LABEL
 from xlmstream_worker.models import LoadedModel
+from xlmstream_worker.tasks.classify_tokens import Labelled, groups_of
 from xlmstream_worker.tasks.inputs import Refused
+from xlmstream_worker.tasks.words import Word
 
 TEXTS = ["Paris is a big city.", "Who?", "The nice city of France, and the big one - who lives in it?"]
 DirectoryOf = Callable[[str], Path]
@@ -192,13 +194,10 @@ def test_words_get_one_label_each(zoo: Zoo, aggregation: pb.Aggregation.ValueTyp
 
 
 def test_entities_join_neighbours_of_one_kind_and_a_beginning_begins_anew() -> None:
-    from xlmstream_worker.tasks.classify_tokens import _groups, _Labelled
-    from xlmstream_worker.tasks.words import Word
-
     names = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER", "NOUN"]
     labels = [0, 0, 1, 2, 1, 2, 2, 4, 3, 4, 5, 5, 0, 2]
-    words = [_Labelled(Word(place, place, place, place + 1), label, 0.5) for place, label in enumerate(labels)]
-    groups = ["".join(str(each.label) for each in group) for group in _groups(words, names)]
+    words = [Labelled(Word(place, place, place, place + 1), label, 0.5) for place, label in enumerate(labels)]
+    groups = ["".join(str(each.label) for each in group) for group in groups_of(words, names)]
     assert groups == ["00", "12", "122", "4", "34", "55", "0", "2"]
 
 

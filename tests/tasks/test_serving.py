@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -206,3 +208,25 @@ def test_a_checkpoint_without_its_head_serves_what_needs_none(
     card = load(path).card
     assert list(card.tasks) == [common.TASK_TOKENIZE, common.TASK_DETOKENIZE, common.TASK_EMBED]
     assert not card.labels
+
+
+def test_one_worker_process_serves_several_models(
+    zoo: Zoo, directory_of: Callable[[str], Path], broker_url: str, tmp_path: Path
+) -> None:
+    ready = tmp_path / "ready"
+    names = ["masked", "causal", "tags"]
+    command = [sys.executable, "-m", "xlmstream_worker", "--broker", broker_url, "--threads", "1", "--allow-volatile"]
+    command += ["--ready-file", str(ready), "--tokenizers", "2", *(str(directory_of(name)) for name in names)]
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as worker:
+        try:
+            asked = [one for one in REQUESTS if one[0] in names]
+            events = asyncio.run(execute(broker_url, asked))
+            for (name, task, request), event in zip(asked, events, strict=True):
+                response = getattr(event, str(event.WhichOneof("kind")))
+                for output, expected in zip(response.outputs, answer(zoo(name), task, request).outputs, strict=True):
+                    assert_close(output.result, expected.result)
+            worker.terminate()
+            assert worker.wait(30) == 0, (tmp_path / "log").read_text()
+        finally:
+            worker.kill()
+    assert not ready.exists()

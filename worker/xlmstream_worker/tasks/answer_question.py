@@ -143,7 +143,7 @@ def _item(model: TextModel, given: AnswerQuestionInput, wish: _Wish, field: str)
         raise Refused(statuses.invalid_input([("parameters.window_tokens", f"this question needs at least {least}")]))
     stride = min(wish.stride_tokens or DEFAULT_STRIDE_TOKENS, room)
     sequences, windows = [], []
-    for first in _window_starts(len(context.ids), room, stride):
+    for first in window_starts(len(context.ids), room, stride):
         part = Text(context.ids[first : first + room], (), context.language, raw=False)
         frame = pair(model, question, part)
         no_answer = frame.ids.index(model.end_id)
@@ -170,7 +170,7 @@ def _read(model: TextModel, given: TextInput, field: str, *, with_spans: bool) -
     return read_text(model, given, field, TRUNCATION_KEEP_START, with_spans=with_spans)
 
 
-def _window_starts(tokens: int, room: int, stride: int) -> Iterator[int]:
+def window_starts(tokens: int, room: int, stride: int) -> Iterator[int]:
     """The first tokens of the windows that cover a context."""
     first = 0
     yield first

@@ -48,7 +48,7 @@ class _Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class _Labelled:
+class Labelled:
     """A word with the label that was chosen for it."""
 
     word: Word
@@ -91,9 +91,9 @@ class _Text(Item[ClassifyTokensResult]):
             timing=cost.timing,
         )
 
-    def _entities(self, pieces: Sequence[str], labelled: Sequence[_Labelled], names: Sequence[str]) -> list[Entity]:
+    def _entities(self, pieces: Sequence[str], labelled: Sequence[Labelled], names: Sequence[str]) -> list[Entity]:
         entities = []
-        for group in _groups(labelled, names):
+        for group in groups_of(labelled, names):
             _, kind = split_label(names[group[0].label])
             if kind in self.wish.ignored:
                 continue
@@ -164,7 +164,7 @@ def _item(model: TextModel, given: TextInput, truncation: Truncation.ValueType, 
     )
 
 
-def _labelled(word: Word, scores: NDArray[np.float32], aggregation: Aggregation.ValueType) -> _Labelled:
+def _labelled(word: Word, scores: NDArray[np.float32], aggregation: Aggregation.ValueType) -> Labelled:
     """The label of a word from the `scores` of its tokens."""
     if aggregation == AGGREGATION_AVERAGE:
         chosen = scores.mean(axis=0)
@@ -173,12 +173,12 @@ def _labelled(word: Word, scores: NDArray[np.float32], aggregation: Aggregation.
     else:
         chosen = scores[0]
     label = int(chosen.argmax())
-    return _Labelled(word, label, float(chosen[label]))
+    return Labelled(word, label, float(chosen[label]))
 
 
-def _groups(labelled: Sequence[_Labelled], names: Sequence[str]) -> list[list[_Labelled]]:
+def groups_of(labelled: Sequence[Labelled], names: Sequence[str]) -> list[list[Labelled]]:
     """Neighbours of one kind; a "B-" begins anew. A label with neither "B-" nor "I-" continues its like."""
-    groups: list[list[_Labelled]] = []
+    groups: list[list[Labelled]] = []
     for each in labelled:
         begins, kind = split_label(names[each.label])
         if groups and not begins and split_label(names[groups[-1][-1].label])[1] == kind:
