@@ -134,6 +134,7 @@ def parser() -> argparse.ArgumentParser:
     generating = add(generate, "generate", "continue texts", GENERATE_EXAMPLES)
     generating.add_argument("texts", nargs="*", metavar="PROMPT", help="default: one from each line of standard input")
     _generation_flags(generating)
+    _more_generation_flags(generating)
     _text_flags(generating)
     _connection_flags(generating, timeout_s=120)
     tokenizing = add(tokenize, "tokenize", "show the tokens of texts")
@@ -237,7 +238,36 @@ def _generation_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--seed", type=int, metavar="N", help="same seed, same text (default: random)")
     group.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be repeated")
+    group.add_argument(
+        "--stop-token-id", dest="stop_token_ids", type=int, action="append", metavar="ID", help="the same"
+    )
     group.add_argument("--ignore-eos", action="store_true", default=None, help="go on after the end of sequence")
+
+
+def _more_generation_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("generation, further")
+    group.add_argument("--min-p", type=float, metavar="P", help="no token less likely than P times the likeliest")
+    group.add_argument("--typical-p", type=float, metavar="P", help="sample among the most typical that add up to P")
+    group.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1: less of what was said")
+    group.add_argument("--presence-penalty", type=float, metavar="R", help="taken from the logit of what was said")
+    group.add_argument("--frequency-penalty", type=float, metavar="R", help="the same, for each time it was said")
+    group.add_argument("--no-repeat-ngram-size", type=int, metavar="N", help="no N tokens in a row come twice")
+    group.add_argument("--bad-word", dest="bad_words", action="append", metavar="TEXT", help="never; may be repeated")
+    group.add_argument(
+        "--logit-bias", type=_bias, action="append", metavar="ID=BIAS", help="added to a token's logit; may be repeated"
+    )
+    group.add_argument("--num-return-sequences", type=int, metavar="N", help="candidates; --json shows all")
+    group.add_argument("--num-beams", type=int, metavar="N", help="beam search of this width")
+    group.add_argument("--length-penalty", type=float, metavar="R", help="beam search: above 0 favours longer texts")
+    group.add_argument("--early-stopping", choices=["heuristic", "when_full", "never"], help="beam search: when to end")
+    group.add_argument("--top-logprobs", type=int, metavar="K", help="tell the K likeliest tokens of each step")
+    group.add_argument("--echo", action="store_true", default=None, help="the prompt, too")
+
+
+def _bias(given: str) -> tuple[int, float]:
+    """ID=BIAS, as argparse wants it: a ValueError is told as wrong usage."""
+    token_id, _, bias = given.partition("=")
+    return int(token_id), float(bias)
 
 
 def _text_flags(parser: argparse.ArgumentParser, *, keyed: bool = True) -> None:

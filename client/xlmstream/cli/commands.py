@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -179,6 +179,8 @@ def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
 
 
 def _generation_json(generation: Generation) -> dict[str, object]:
+    several = len(generation.candidates) > 1 or any(one.logprobs for one in generation.candidates)
+    candidates = [dataclasses.asdict(one) for one in generation.candidates]
     return {
         "text": generation.text,
         "token_ids": generation.token_ids,
@@ -186,11 +188,14 @@ def _generation_json(generation: Generation) -> dict[str, object]:
         "parameters": {field.name: _plain(value) for field, value in generation.parameters.ListFields()},
         "usage": dataclasses.asdict(generation.usage),
         "timing": dataclasses.asdict(generation.timing),
+        **({"candidates": candidates} if several else {}),
     }
 
 
 def _plain(value: object) -> object:
     """A field of a message as JSON has it; a 64-bit seed stays a number, unlike in protobuf's own JSON."""
+    if isinstance(value, MutableMapping):
+        return dict(value)
     return list(value) if isinstance(value, MutableSequence) else value
 
 
