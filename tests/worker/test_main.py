@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,6 +46,9 @@ def test_help_names_every_option_and_its_default(capsys: pytest.CaptureFixture[s
     for option in ("--broker", "--lease-s", "--device", "--dtype", "--slots", "--threads", "--ready-file", "--causal"):
         assert option in text
     assert "in seconds (default: 5.0)" in text
+    for shown in ("--broker URL", "--lease-s SECONDS", "--device cpu|cuda|cuda:N", "--slots N", "--ready-file FILE"):
+        assert shown in text
+    assert not re.search(r"\b(STR|INT|FLOAT)\b", text)
 
 
 def test_a_health_check_costs_no_pytorch(tmp_path: Path) -> None:
