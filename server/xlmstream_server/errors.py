@@ -66,6 +66,24 @@ def is_retryable(status: Status) -> bool:
     return any(detail.Is(RetryInfo.DESCRIPTOR) for detail in status.details)
 
 
+def retry_after_s(status: Status) -> float | None:
+    """The time that the status says to wait before a retry, or None."""
+    for detail in status.details:
+        retry = RetryInfo()
+        if detail.Unpack(retry):
+            return float(retry.retry_delay.ToMilliseconds()) / 1000
+    return None
+
+
+def names(status: Status, field: str) -> bool:
+    """Whether the status finds fault with `field` or with a field inside it."""
+    for detail in status.details:
+        bad = BadRequest()
+        if detail.Unpack(bad):
+            return any(_is_within(violation.field, field) for violation in bad.field_violations)
+    return False
+
+
 def with_execution_id(status: Status, execution_id: str) -> Status:
     """The same status, naming the execution in the metadata of its ErrorInfo."""
     named = Status(code=status.code, message=status.message)

@@ -117,8 +117,7 @@ def test_processors(pair, options: dict[str, object], sampling: SamplingParamete
 
 
 @pytest.mark.parametrize("early_stopping", STOPPING)
-@pytest.mark.parametrize("length_penalty", [1.0, 0.0, -1.0, 2.5])
-@pytest.mark.parametrize("beams", [2, 4])
+@pytest.mark.parametrize(("beams", "length_penalty"), [(4, 1.0), (2, 0.0), (4, -1.0), (2, 2.5)])
 def test_beam_search(pair, beams: int, length_penalty: float, early_stopping: object) -> None:  # type: ignore[no-untyped-def]
     model, oracle = pair
     parameters = BeamParameters(beams, length_penalty, STOPPING[early_stopping])

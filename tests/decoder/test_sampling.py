@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -35,7 +36,7 @@ def nucleus_by_sorting(scores: Tensor, top_p: float) -> float:
     vocabulary=st.sampled_from([3, 255, 1000, 5000]),
     seed=st.integers(0, 10),
 )
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=examples(80))
 def test_nuclei_are_the_smallest_that_suffice(scale: float, top_p: float, vocabulary: int, seed: int) -> None:
     scores = shifted(3, vocabulary, scale, seed)
     wanted = torch.full((3,), top_p)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from worker.requests import generate, row
@@ -137,7 +138,7 @@ def test_a_failed_row_ends_with_its_status(toy: LoadedModel, failure: FailureKin
     assert "secret" not in str(event.failed)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(cut=st.integers(1, 20), sampled=st.booleans(), stopping=st.booleans())
 def test_a_second_attempt_goes_on_where_the_journal_ends(
     toy: LoadedModel, engine: DecoderEngine, cut: int, sampled: bool, stopping: bool

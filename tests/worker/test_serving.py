@@ -16,9 +16,10 @@ from xlmstream.version import __version__
 from xlmstream_server.broker import Stop, Taken
 from xlmstream_server.broker.v1.messages_pb2 import Event
 from xlmstream_worker.decoder import DecoderEngine
+from xlmstream_worker.encoder import EncoderEngine
 from xlmstream_worker.models import LoadedModel
 from xlmstream_worker.sequences import EngineConfig, StepResult
-from xlmstream_worker.serving import Serving
+from xlmstream_worker.serving import Engines, Serving
 
 SLOTS = 4
 
@@ -55,7 +56,7 @@ def engine(toy: LoadedModel) -> WatchedEngine:
 
 @pytest.fixture
 def serving(toy: LoadedModel, engine: WatchedEngine, broker: FakeBroker) -> Iterator[Serving]:
-    serving = Serving(toy, engine, broker, alive=lambda: None, stall_limit_s=0.1)
+    serving = Serving(toy, Engines(engine, EncoderEngine(toy.network)), broker, alive=lambda: None, stall_limit_s=0.1)
     serving.start()
     yield serving
     broker.down = False

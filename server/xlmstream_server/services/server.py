@@ -26,6 +26,7 @@ class ServerService(ServerServiceServicer):
                 max_new_tokens=limits.max_new_tokens,
                 default_deadline_s=limits.default_deadline_s,
                 max_deadline_s=limits.max_deadline_s,
+                max_stream_items=limits.max_stream_items,
             ),
             gateway_id=broker.gateway_id,
         )

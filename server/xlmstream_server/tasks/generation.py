@@ -31,6 +31,7 @@ MAX_STOP_CHARS = 256
 
 class GenerateTask(UnaryTask[GenerateRequest, GenerateOutput, GenerateResponse]):
     kind = Task.TASK_GENERATE
+    request_type = GenerateRequest
 
     def options(self, request: GenerateRequest) -> RequestOptions:
         return request.options

@@ -97,7 +97,17 @@ def _recipe(training: Training) -> str:
         held for {schedule.hold:.0%} of the steps after it, then a cosine to zero; dropout
         {recipe.architecture.dropout:g}, seed {recipe.seed}. Kept: the weights with the lowest validation loss (step
         {progress.best_step:,}). The whole recipe is in `training.json`."""
+    text += _changes(training)
     return f"## Recipe\n\n{_filled(text)}\n![losses over the steps](curve.svg)\n"
+
+
+def _changes(training: Training) -> str:
+    """What to say of a run that was resumed with another schedule than it began with."""
+    used = training.schedules
+    if len(used) < 2:
+        return ""
+    parts = ", ".join(f"from step {entry.from_step:,} one of {entry.schedule.steps:,} steps" for entry in used)
+    return f" The schedule was changed on the way: {parts} (`schedules.json`)."
 
 
 def _filled(text: str) -> str:

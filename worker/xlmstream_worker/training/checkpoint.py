@@ -3,6 +3,7 @@
     RUN/state/model.safetensors       parameters
     RUN/state/optimizers.safetensors  moments, named `<optimizer>.<parameter index>.<what>`
     RUN/state/state.json              step, best validation loss, and what the run has used so far
+    RUN/schedules.json                the schedules it was trained by (for the record; not needed to resume)
 
 A checkpoint is written beside the old one and then takes its place: a crash leaves one or the other.
 """
@@ -18,7 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .recipe import Schedule
+
 STATE = "state"
+SCHEDULES = "schedules.json"
 
 
 @dataclass
@@ -31,6 +35,14 @@ class Progress:
     seconds: float = 0.0
     best_loss: float = float("inf")
     best_step: int = 0
+
+
+@dataclass(frozen=True)
+class UsedSchedule:
+    """A schedule and the first step it was used for."""
+
+    from_step: int
+    schedule: Schedule
 
 
 def save_state(run: Path, model: nn.Module, optimizers: dict[str, Optimizer], progress: Progress) -> None:
@@ -66,6 +78,23 @@ def load_state(run: Path, model: nn.Module, optimizers: dict[str, Optimizer]) ->
                 state.setdefault(int(index), {})[what] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return Progress(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
+
+
+def note_schedule(run: Path, step: int, schedule: Schedule) -> None:
+    """Write down in RUN/schedules.json that `schedule` holds from `step` on: a resumed run may be given another one."""
+    run.mkdir(parents=True, exist_ok=True)
+    used = [entry for entry in read_schedules(run) if entry.from_step < step]
+    if not used or used[-1].schedule != schedule:
+        used.append(UsedSchedule(step, schedule))
+    document = [dataclasses.asdict(entry) for entry in used]
+    (run / SCHEDULES).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def read_schedules(run: Path) -> list[UsedSchedule]:
+    """The schedules of a run (or of an exported model), in the order of their use."""
+    path = run / SCHEDULES
+    entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return [UsedSchedule(entry["from_step"], Schedule(**entry["schedule"])) for entry in entries]
 
 
 def _moments(optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
