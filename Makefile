@@ -1,7 +1,7 @@
 # make demo   set up .venv, start everything on the shipped model, watch it stream
 # make test   set up .venv, run the whole test suite
 # make check  ruff, mypy --strict, proto lint and stub drift
-# make bench  measure against named baselines
+# make bench  measure against named baselines; make bench-gpu: decoding against a GPU's roofline
 #
 # pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, pip.conf) apply as they are: to take
 # PyTorch's CPU build on a machine without a GPU, point PIP_EXTRA_INDEX_URL at PyTorch's CPU index first.
@@ -11,30 +11,39 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 TEST_ARGS ?=
 
-.PHONY: demo test check bench setup clean
+INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-demo: setup
+.PHONY: demo test check bench bench-gpu clean
+
+demo: $(VENV)/.ready
 	$(RUN) examples/demo.py
 
 # One compute thread a process: tests run many processes, and two threads on a busy core wait for each other.
-test: setup
+test: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(RUN) -m pytest $(TEST_ARGS)
 
-check: setup
+check: $(VENV)/.ready-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	cd protos && ../$(VENV)/bin/buf lint
 	$(RUN) protos/generate.py --check
 
-bench: setup
+bench: $(VENV)/.ready-dev
 	$(RUN) -m benchmarks
 
-setup: $(VENV)/.ready
+bench-gpu: $(VENV)/.ready-dev
+	$(RUN) -m benchmarks.decode_gpu
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "Installing xlmstream and PyTorch into $(VENV): a minute or two, the first time only."
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) -e '.[all]'
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	@echo "Installing the tools for tests and checks into $(VENV), the first time only."
+	@$(INSTALL) -e '.[dev]'
 	@touch $@
 
 clean:

@@ -4,8 +4,9 @@
 
 1. Unary: a Tokenize call (almost no model work) through gateway, broker and worker, against a bare grpc.aio echo of
    the same bytes, 1 and 32 calls outstanding.
-2. Streams: 1, 8 and 64 concurrent GenerateStream calls: time to first token, tokens/s, CPU a token by process.
-3. The same sequences through the decoder engine alone, in one process: what the system adds.
+2. InferStream: the same inputs as items of one stream, 256 outstanding, against as many unary calls outstanding.
+3. Streams: 1, 8 and 64 concurrent GenerateStream calls: time to first token, tokens/s, CPU a token by process.
+4. The same sequences through the decoder engine alone, in one process: what the system adds.
 
 CPU seconds come from the operating system, all threads of a process together; wall times on a shared machine are noisy.
 """
@@ -13,6 +14,7 @@ CPU seconds come from the operating system, all threads of a process together; w
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 import sys
 import time
@@ -30,6 +32,9 @@ from benchmarks.report import Table, finish, parser
 
 DEMO = Path(__file__).resolve().parents[1] / "worker" / "xlmstream_worker" / "demo" / "xlm-clm-demo"
 CALLS = {1: 200, 32: 1600}
+OUTSTANDING = 256
+# What the client gives every call; the echo gets the same.
+DEADLINE_S = 600
 STREAMS = (1, 8, 64)
 NEW_TOKENS = 60
 PROMPTS = (
@@ -86,7 +91,9 @@ async def unary(service: processes.Service) -> Table:
             for outstanding, calls in CALLS.items():
                 rounds = []
                 for _ in range(3):  # interleaved, so that a slow spell of the machine meets both
-                    bare = await unary_load(lambda: method(payload), echo_process, calls, outstanding)
+                    bare = await unary_load(
+                        lambda: method(payload, timeout=DEADLINE_S), echo_process, calls, outstanding
+                    )
                     ours = await unary_load(
                         lambda: client.tokenize(text), service.processes["gateway"], calls, outstanding
                     )
@@ -111,6 +118,61 @@ async def unary(service: processes.Service) -> Table:
     table.notes.append(
         "Best of three rounds for latency and rate, median for CPU; targets: CPU <= 1.6x, p50 at 1 <= 2.5x."
     )
+    return table
+
+
+async def infer(service: processes.Service) -> Table:
+    """What an item costs over a stream, and what a unary call of its own would cost."""
+    table = Table(
+        f"InferStream: {OUTSTANDING} items outstanding in one stream against as many unary calls",
+        ("way", "items/s", "gateway us/item", "broker us/item", "worker us/item", "client us/item", "gateway ratio"),
+    )
+    text = PROMPTS[0][0]
+    figures: dict[str, list[tuple[float, dict[str, float]]]] = {"unary": [], "map": []}
+    async with AsyncClient(service.address) as client:
+
+        async def one_by_one(items: int) -> None:
+            todo = iter(range(items))
+
+            async def caller() -> None:
+                for _ in todo:
+                    await client.tokenize(text)
+
+            await asyncio.gather(*(caller() for _ in range(OUTSTANDING)))
+
+        async def mapped(items: int) -> None:
+            count = 0
+            async with client.map("tokenize", itertools.repeat(text, items), max_in_flight=OUTSTANDING) as stream:
+                async for each in stream:
+                    count += len(each.result.tokens) > 0
+            if count != items:
+                raise RuntimeError(f"{count} of {items} items were answered")
+
+        own = psutil.Process()
+        for _ in range(3):
+            for name, way, items in (("unary", one_by_one, 1_500), ("map", mapped, 15_000)):
+                await way(200)
+                before, own_before, begin = service.cpu_s(), processes.cpu_s(own), time.perf_counter()
+                await way(items)
+                wall, after = time.perf_counter() - begin, service.cpu_s()
+                used = {each: 1e6 * (after[each] - before[each]) / items for each in after}
+                used["client"] = 1e6 * (processes.cpu_s(own) - own_before) / items
+                figures[name].append((items / wall, used))
+    ratio = statistics.median(
+        unary["gateway"] / bidi["gateway"]
+        for (_, unary), (_, bidi) in zip(figures["unary"], figures["map"], strict=True)
+    )
+    for name, rounds in figures.items():
+        median = {part: statistics.median(used[part] for _, used in rounds) for part in rounds[0][1]}
+        table.rows.append(
+            (
+                name,
+                f"{max(rate for rate, _ in rounds):.0f}",
+                *(f"{median[part]:.0f}" for part in ("gateway", "broker", "worker", "client")),
+                "1" if name == "unary" else f"{ratio:.1f}",
+            )
+        )
+    table.notes.append("Best of three rounds for rates, median for CPU; target: at least 10x less gateway CPU an item.")
     return table
 
 
@@ -185,7 +247,7 @@ async def streams(service: processes.Service, model: Path) -> Table:
 
 async def run(name: str, model: Path) -> list[Table]:
     with processes.service([f"{name}={model}"], slots=max(STREAMS)) as service:
-        return [await unary(service), await streams(service, model)]
+        return [await unary(service), await infer(service), await streams(service, model)]
 
 
 def main() -> int:

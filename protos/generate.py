@@ -19,6 +19,8 @@ from grpc_tools import protoc
 
 PROTOS = Path(__file__).resolve().parent
 REPOSITORY = PROTOS.parent
+# The plugins of this Python's environment, whether or not it is activated.
+SCRIPTS = Path(sys.executable).parent
 # Where each top-level proto package is generated to, and whether it declares services.
 TARGETS = {"xlmstream": ("client", True), "xlmstream_server": ("server", False)}
 
@@ -27,7 +29,8 @@ def generate(package: str, out: Path, *, services: bool) -> None:
     """Write the stubs of one top-level proto package below `out`."""
     files = sorted(str(path.relative_to(PROTOS)) for path in (PROTOS / package).rglob("*.proto"))
     well_known = Path(grpc_tools.__file__).parent / "_proto"
-    arguments = ["protoc", f"-I{PROTOS}", f"-I{well_known}", f"--python_out={out}", f"--mypy_out={out}"]
+    plugins = [f"--plugin={name}={SCRIPTS / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
+    arguments = ["protoc", *plugins, f"-I{PROTOS}", f"-I{well_known}", f"--python_out={out}", f"--mypy_out={out}"]
     if services:
         arguments += [f"--grpc_python_out={out}", f"--mypy_grpc_out={out}"]
     if protoc.main([*arguments, *files]) != 0:

@@ -8,7 +8,10 @@ from contextlib import ExitStack
 
 import pytest
 import redis
+from effort import load_profile
 from xlmstream_server.broker.embedded import EmbeddedBroker, EmbeddedBrokerError
+
+load_profile()
 
 
 @pytest.fixture(scope="session")

@@ -41,6 +41,7 @@ from xlmstream.errors import (
     Unavailable,
     XlmstreamError,
 )
+from xlmstream.mapping import Mapped
 from xlmstream.messages import (
     Candidate,
     CandidateFinished,
@@ -52,21 +53,46 @@ from xlmstream.messages import (
     Timing,
     Token,
     TokenDelta,
+    TokenLogprobs,
     Tokens,
     Usage,
 )
 from xlmstream.requests import Prompt
+from xlmstream.results import (
+    Answer,
+    Answers,
+    Choice,
+    ChoiceScore,
+    Classification,
+    Embedding,
+    FilledMask,
+    LabelScore,
+    Mask,
+    MaskCandidate,
+    Score,
+    ScoredToken,
+    Span,
+    Tagging,
+    TokenScores,
+)
 from xlmstream.retry import RetryPolicy
 from xlmstream.sync import Client
+from xlmstream.tasks import Choices, Question, TextPair
+from xlmstream.tensor import Tensor
 from xlmstream.v1.common_pb2 import TextInput, TokenIds
-
-__version__ = "0.1.0"
+from xlmstream.version import __version__
 
 __all__ = [
+    "Answer",
+    "Answers",
     "AsyncClient",
     "Cancelled",
     "Candidate",
     "CandidateFinished",
+    "Choice",
+    "ChoiceScore",
+    "Choices",
+    "Classification",
     "Client",
     "CursorExpired",
     "DeadlineExceeded",
@@ -74,14 +100,20 @@ __all__ = [
     "DeadlineInQueue",
     "DeviceOutOfMemory",
     "Draining",
+    "Embedding",
     "Event",
     "FieldViolation",
+    "FilledMask",
     "FinishReason",
     "Generation",
     "InputTooLong",
     "InternalError",
     "InvalidArgument",
     "InvalidInput",
+    "LabelScore",
+    "Mapped",
+    "Mask",
+    "MaskCandidate",
     "MessageTooLarge",
     "ModelNotFound",
     "NoWorker",
@@ -90,20 +122,29 @@ __all__ = [
     "PoisonedInput",
     "Prompt",
     "ProtocolError",
+    "Question",
     "QueueDown",
     "QueueFull",
     "RequestIdReused",
     "RequestNotFound",
     "ResourceExhausted",
     "RetryPolicy",
+    "Score",
+    "ScoredToken",
+    "Span",
     "Started",
     "StreamFinished",
+    "Tagging",
     "TaskUnsupported",
+    "Tensor",
     "TextInput",
+    "TextPair",
     "Timing",
     "Token",
     "TokenDelta",
     "TokenIds",
+    "TokenLogprobs",
+    "TokenScores",
     "Tokens",
     "Unauthenticated",
     "Unavailable",

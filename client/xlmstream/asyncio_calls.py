@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar, cast
 
 import grpc
 
@@ -64,6 +64,12 @@ class OpenCall(Protocol[Response]):
     def cancel(self) -> bool: ...
 
 
+class OpenStream(Protocol):
+    """What is closed with its client."""
+
+    async def close(self) -> None: ...
+
+
 class Calls:
     """The gateways of one client and the rules for trying them again."""
 
@@ -71,7 +77,7 @@ class Calls:
         self.gateways = Failover(gateways)
         self.policy = policy
         self._closed = False
-        self.open_streams: set[Stream[Any, Any]] = set()
+        self.open_streams: set[OpenStream] = set()
 
     def gateway(self) -> Gateway:
         """The one to call now."""

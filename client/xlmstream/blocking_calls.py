@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar, cast
+from typing import Generic, Protocol, Self, TypeVar, cast
 
 import grpc
 
@@ -55,13 +55,19 @@ class OpenCall(Protocol[Response]):
     def cancel(self) -> object: ...
 
 
+class OpenStream(Protocol):
+    """What is closed with its client."""
+
+    def close(self) -> None: ...
+
+
 class Calls:
     """The gateways of one client and the rules for trying them again."""
 
     def __init__(self, gateways: list[Gateway], policy: RetryPolicy) -> None:
         self.gateways = Failover(gateways)
         self.policy = policy
-        self.open_streams: set[Stream[Any, Any]] = set()
+        self.open_streams: set[OpenStream] = set()
         self._closed = False
 
     def gateway(self) -> Gateway:

@@ -10,6 +10,7 @@ import grpc
 
 from xlmstream import messages, requests
 from xlmstream.asyncio_calls import Calls, Gateway, OpenCall, Stream
+from xlmstream.asyncio_verbs import TaskVerbs
 from xlmstream.channel import DEFAULT_ADDRESS, ChannelOptions, options_with, targets_of
 from xlmstream.errors import XlmstreamError
 from xlmstream.messages import Event, Generation, TokenDelta, Tokens
@@ -21,7 +22,7 @@ from xlmstream.v1.models_pb2 import GetModelRequest, ListModelsRequest, Model, W
 from xlmstream.v1.server_pb2 import GetLoadRequest, GetServerInfoRequest, GetServerInfoResponse, ModelLoad
 
 
-class AsyncClient:
+class AsyncClient(TaskVerbs):
     """Calls the service without blocking the event loop; any number of calls at a time.
 
     >>> async with AsyncClient("127.0.0.1:50051") as client:

@@ -41,6 +41,17 @@ class Usage:
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    """Of the prompt, not computed again: an earlier request began with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely the model found one generated token. Natural logarithms."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """The most likely ids and their log-probabilities, best first; as many as `top_logprobs` asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,8 @@ class Candidate:
     token_ids: tuple[int, ...]
     """The ids generated, the end-of-sequence token and those of the stop string included."""
     finish_reason: FinishReason
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each of `token_ids`, if `top_logprobs` was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +150,8 @@ class TokenDelta:
     """What became certain; may be empty."""
     token_ids: tuple[int, ...]
     candidate: int
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each of `token_ids`, if `top_logprobs` was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +186,8 @@ def event_of(message: generation_pb2.StreamEvent) -> Event | None:
                 started.model,
             )
         case "delta":
-            return TokenDelta(message.delta.text, tuple(message.delta.token_ids), message.delta.candidate)
+            delta = message.delta
+            return TokenDelta(delta.text, tuple(delta.token_ids), delta.candidate, logprobs_of(delta.logprobs))
         case "candidate_finished":
             finished = message.candidate_finished
             return CandidateFinished(finish_reason_of(finished.finish_reason), finished.candidate)
@@ -185,7 +201,8 @@ def generation_of(result: generation_pb2.GenerateResult) -> Generation:
     if not result.candidates:
         raise ProtocolError("the service sent a result without a candidate")
     candidates = tuple(
-        Candidate(one.text, tuple(one.token_ids), finish_reason_of(one.finish_reason)) for one in result.candidates
+        Candidate(one.text, tuple(one.token_ids), finish_reason_of(one.finish_reason), logprobs_of(one.logprobs))
+        for one in result.candidates
     )
     return Generation(candidates, result.parameters, usage_of(result.usage), timing_of(result.timing))
 
@@ -199,7 +216,13 @@ def text_of(result: inference_pb2.DetokenizeResult) -> str:
 
 
 def usage_of(usage: common_pb2.Usage) -> Usage:
-    return Usage(usage.prompt_tokens, usage.completion_tokens)
+    return Usage(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+
+
+def logprobs_of(logprobs: Iterable[generation_pb2.TokenLogprobs]) -> tuple[TokenLogprobs, ...]:
+    return tuple(
+        TokenLogprobs(one.logprob, tuple(zip(one.top_token_ids, one.top_logprobs, strict=True))) for one in logprobs
+    )
 
 
 def timing_of(timing: common_pb2.Timing) -> Timing:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, MutableSequence, Sequence
-from typing import Any, Literal, TypedDict
+from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence, Sequence
+from typing import Any, Literal, TypedDict, TypeVar
 
 from google.protobuf.message import Message
 
@@ -69,6 +69,76 @@ class GenerateKeywords(TextKeywords, total=False):
     seed: int
     stop: str | Sequence[str]
     ignore_eos: bool
+    min_p: float
+    typical_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    no_repeat_ngram_size: int
+    bad_words: Sequence[str]
+    logit_bias: Mapping[int, float]
+    stop_token_ids: Sequence[int]
+    num_return_sequences: int
+    num_beams: int
+    length_penalty: float
+    early_stopping: Literal["heuristic", "when_full", "never"]
+    top_logprobs: int
+    echo: bool
+
+
+class EmbedKeywords(TextKeywords, total=False):
+    """What embedding takes; EmbedParameters in embedding.proto gives ranges and defaults."""
+
+    pooling: Literal["first", "mean", "max", "last", "none"]
+    layer: int
+    normalize: bool
+    dimensions: int
+    dtype: Literal["float32", "float16", "bfloat16"]
+
+
+class FillMaskKeywords(TextKeywords, total=False):
+    """What filling gaps takes; FillMaskParameters in fill_mask.proto gives ranges and defaults."""
+
+    top_k: int
+    targets: Sequence[str]
+
+
+class ClassifyKeywords(TextKeywords, total=False):
+    """What classifying texts takes; ClassifySequenceParameters in classification.proto gives ranges and defaults."""
+
+    function: Literal["softmax", "sigmoid", "none"]
+    top_k: int
+    labels: Sequence[str]
+
+
+class TagKeywords(TextKeywords, total=False):
+    """What classifying words takes; ClassifyTokensParameters in classification.proto gives ranges and defaults."""
+
+    aggregation: Literal["simple", "first", "average", "max"]
+    ignore_labels: Sequence[str]
+    include_tokens: bool
+
+
+class AnswerKeywords(TextKeywords, total=False):
+    """What answering takes; AnswerQuestionParameters in question_answering.proto gives ranges and defaults."""
+
+    top_k: int
+    max_answer_tokens: int
+    max_question_tokens: int
+    window_tokens: int
+    stride_tokens: int
+    allow_no_answer: bool
+
+
+class ChooseKeywords(TextKeywords, total=False):
+    """What choosing takes."""
+
+
+class ScoreKeywords(TextKeywords, total=False):
+    """What scoring takes; ScoreParameters in scoring.proto gives defaults."""
+
+    score_end: bool
+    include_tokens: bool
 
 
 def new_request_id() -> str:
@@ -87,9 +157,9 @@ def id_batch_of(ids: Sequence[int] | Sequence[Sequence[int]]) -> tuple[list[Sequ
 
 
 def generate_request(prompts: Sequence[Prompt], keywords: GenerateKeywords) -> GenerateRequest:
-    _refuse_unknown(keywords, GenerateKeywords)
+    refuse_unknown(keywords, GenerateKeywords)
     return GenerateRequest(
-        options=_options(keywords, request_id=new_request_id()),
+        options=options_of(keywords, request_id=new_request_id()),
         inputs=_inputs(prompts, keywords),
         parameters=_parameters(keywords),
     )
@@ -97,29 +167,29 @@ def generate_request(prompts: Sequence[Prompt], keywords: GenerateKeywords) -> G
 
 def generate_stream_request(prompt: Prompt, keywords: GenerateKeywords) -> GenerateStreamRequest:
     """A request that goes on without a listener for a while, so that the client can take its stream up again."""
-    _refuse_unknown(keywords, GenerateKeywords)
-    options = _options(keywords, request_id=new_request_id())
+    refuse_unknown(keywords, GenerateKeywords)
+    options = options_of(keywords, request_id=new_request_id())
     options.disconnect_policy = DisconnectPolicy.DISCONNECT_POLICY_DETACH
     [text] = _inputs([prompt], keywords)
     return GenerateStreamRequest(options=options, input=text, parameters=_parameters(keywords))
 
 
 def tokenize_request(texts: Sequence[Prompt], keywords: TokenizeKeywords) -> TokenizeRequest:
-    _refuse_unknown(keywords, TokenizeKeywords)
+    refuse_unknown(keywords, TokenizeKeywords)
     return TokenizeRequest(
-        options=_options(keywords),
+        options=options_of(keywords),
         inputs=_inputs(texts, keywords),
         add_special_tokens=keywords.get("add_special_tokens", False),
     )
 
 
 def detokenize_request(inputs: Sequence[Iterable[int]], keywords: DetokenizeKeywords) -> DetokenizeRequest:
-    _refuse_unknown(keywords, DetokenizeKeywords)
+    refuse_unknown(keywords, DetokenizeKeywords)
     request = DetokenizeRequest(
-        options=_options(keywords), skip_special_tokens=keywords.get("skip_special_tokens", False)
+        options=options_of(keywords), skip_special_tokens=keywords.get("skip_special_tokens", False)
     )
     for index, ids in enumerate(inputs):
-        _assign(request.inputs.add(), "ids", list(ids), path=f"inputs[{index}].ids")
+        assign(request.inputs.add(), "ids", list(ids), path=f"inputs[{index}].ids")
     return request
 
 
@@ -131,49 +201,64 @@ def cancel_request(request_id: str | None, execution_id: str | None) -> CancelRe
     raise TypeError("name the request by its request_id or by its execution_id")
 
 
-def _options(keywords: RequestKeywords | TextKeywords, *, request_id: str = "") -> RequestOptions:
+def options_of(keywords: RequestKeywords | TextKeywords, *, request_id: str = "") -> RequestOptions:
     """The options of a request; `request_id` is for one whose user chose none."""
     options = RequestOptions(request_id=request_id)
     for name in ("model", "request_id"):
-        _assign(options, name, keywords.get(name), path=f"options.{name}")
+        assign(options, name, keywords.get(name), path=f"options.{name}")
     for name, values in (("priority", Priority), ("truncation", Truncation)):
         chosen = keywords.get(name)
         if chosen is not None:
             names = {full.removeprefix(f"{name.upper()}_").lower(): value for full, value in values.items()}
             if chosen not in names:
-                raise _invalid(f"options.{name}", f"{chosen!r} is none of {', '.join(sorted(names))}")
+                raise invalid(f"options.{name}", f"{chosen!r} is none of {', '.join(sorted(names))}")
             setattr(options, name, names[str(chosen)])
     return options
 
 
 def _inputs(prompts: Sequence[Prompt], keywords: TextKeywords) -> list[TextInput]:
-    inputs = []
-    for index, prompt in enumerate(prompts):
-        text = TextInput()
-        if isinstance(prompt, TextInput):
-            text.CopyFrom(prompt)
-        elif not isinstance(prompt, str):
-            raise _invalid(f"inputs[{index}]", f"a str or a TextInput, not {type(prompt).__name__}")
-        else:
-            _assign(text, "text", prompt, path=f"inputs[{index}].text")
-            text.allow_special_tokens = keywords.get("allow_special_tokens", False)
-        if not text.HasField("language"):
-            _assign(text, "language", keywords.get("language"), path=f"inputs[{index}].language")
-        inputs.append(text)
-    return inputs
+    return [text_input(prompt, keywords, f"inputs[{index}]") for index, prompt in enumerate(prompts)]
+
+
+def text_input(prompt: Prompt, keywords: TextKeywords, path: str) -> TextInput:
+    """One text as a message; `path` names it in errors."""
+    text = TextInput()
+    if isinstance(prompt, TextInput):
+        text.CopyFrom(prompt)
+    elif not isinstance(prompt, str):
+        raise invalid(path, f"a str or a TextInput, not {type(prompt).__name__}")
+    else:
+        assign(text, "text", prompt, path=f"{path}.text")
+        text.allow_special_tokens = keywords.get("allow_special_tokens", False)
+    if not text.HasField("language"):
+        assign(text, "language", keywords.get("language"), path=f"{path}.language")
+    return text
 
 
 def _parameters(keywords: GenerateKeywords) -> GenerationParameters:
-    parameters = GenerationParameters()
-    for field in GenerationParameters.DESCRIPTOR.fields:
-        value = keywords.get(field.name)
-        if field.name == "stop" and isinstance(value, str):
-            value = [value]
-        _assign(parameters, field.name, value, path=f"parameters.{field.name}")
+    return parameters_of(GenerationParameters, keywords)
+
+
+Parameters = TypeVar("Parameters", bound=Message)
+
+
+def parameters_of(kind: type[Parameters], keywords: Mapping[str, object]) -> Parameters:
+    """A message of parameters from the keywords that are named as its fields; enum values go by their short names."""
+    parameters = kind()
+    for field in parameters.DESCRIPTOR.fields:
+        value, path = keywords.get(field.name), f"parameters.{field.name}"
+        if value is not None and field.enum_type is not None:
+            values = field.enum_type.values
+            prefix = values[0].name.removesuffix("UNSPECIFIED")
+            names = {one.name.removeprefix(prefix).lower(): one.number for one in values[1:]}
+            if value not in names:
+                raise invalid(path, f"{value!r} is none of {', '.join(names)}")
+            value = names[str(value)]
+        assign(parameters, field.name, [value] if field.name == "stop" and isinstance(value, str) else value, path=path)
     return parameters
 
 
-def _assign(message: Message, name: str, value: Any, *, path: str) -> None:
+def assign(message: Message, name: str, value: Any, *, path: str) -> None:
     """Set one field; None leaves it unset. What the field's type cannot hold is told with the name users know."""
     if value is None:
         return
@@ -181,19 +266,21 @@ def _assign(message: Message, name: str, value: Any, *, path: str) -> None:
     try:
         if isinstance(field, MutableSequence):
             field.extend(value)
+        elif isinstance(field, MutableMapping):
+            field.update(value)
         else:
             setattr(message, name, value)
     except (TypeError, ValueError) as error:
-        raise _invalid(path, str(error)) from error
+        raise invalid(path, str(error)) from error
 
 
-def _invalid(path: str, description: str) -> InvalidInput:
+def invalid(path: str, description: str) -> InvalidInput:
     return InvalidInput(
         f"{path}: {description}", reason="INVALID_INPUT", field_violations=[FieldViolation(path, description)]
     )
 
 
-def _refuse_unknown(keywords: Mapping[str, object], known: type) -> None:
+def refuse_unknown(keywords: Mapping[str, object], known: type) -> None:
     """A misspelt keyword is an error as in any function, not a default silently kept."""
     for name in keywords:
         if name not in known.__annotations__:

@@ -1,7 +1,8 @@
 """Builds the `google.rpc.Status` of the service's errors: the one place where a reason meets its gRPC code and details.
 
 Gateway, broker and worker all report errors and all import this package, so it lives here; `errors` reads what is built
-here. Whatever a caller sent, a status stays small: HTTP/2 clients refuse trailers beyond 8 KiB.
+here. Whatever a caller sent, a status stays small: HTTP/2 clients refuse trailers beyond 8 KiB. What a caller or an
+operator named is quoted: ASCII, escaped, cut.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from xlmstream.v1.errors_pb2 import ErrorReason
 Reason: TypeAlias = ErrorReason.ValueType
 
 DOMAIN = "xlmstream"
+MAX_STATUS_BYTES = 4096
 MAX_MESSAGE_CHARS = 512
 MAX_DETAIL_BYTES = 2048
 MAX_VIOLATIONS = 8
@@ -76,6 +78,19 @@ def task_name(task: Task.ValueType) -> str:
     return Task.Name(task).removeprefix("TASK_") if task in Task.values() else str(task)
 
 
+def quote(value: str, limit: int = 64) -> str:
+    """What a caller sent, fit for an error message: ASCII, escaped, at most about `limit` characters."""
+    return ascii(value if len(value) <= limit else value[:limit] + "...")
+
+
+def listing(names: Iterable[str], limit: int = 1024) -> str:
+    """Names joined by ", ", cut with a count where they would not fit into a status."""
+    joined, rest = "", list(names)
+    while rest and len(joined) + len(rest[0]) <= limit:
+        joined += (", " if joined else "") + rest.pop(0)
+    return f"{joined} and {len(rest)} more" if rest else joined or "none"
+
+
 def invalid_input(violations: Iterable[tuple[str, str]]) -> Status:
     """INVALID_INPUT from (path of the field, what is wrong and what is allowed) pairs; the first few are reported."""
     bad_request, room = BadRequest(), MAX_DETAIL_BYTES
@@ -104,14 +119,24 @@ def input_too_long(field: str, tokens: int, max_tokens: int, *, at_least: bool =
 
 def task_unsupported(model: str, task: Task.ValueType, tasks: Iterable[Task.ValueType]) -> Status:
     """TASK_UNSUPPORTED, naming the tasks that `model` has."""
-    names = ", ".join(task_name(each) for each in tasks)
-    violation = PreconditionFailure.Violation(type="TASK", subject=model, description=f"has the tasks {names}")
+    names, subject = listing(task_name(each) for each in tasks), quote(model)
+    violation = PreconditionFailure.Violation(type="TASK", subject=subject, description=f"has the tasks {names}")
     return build(
         ErrorReason.ERROR_REASON_TASK_UNSUPPORTED,
-        f"model {model} cannot do {task_name(task)}; it can do: {names}",
+        f"model {subject} cannot do {task_name(task)}; it can do: {names}",
         PreconditionFailure(violations=[violation]),
         metadata={"tasks": names},
     )
+
+
+def cancelled(message: str = "the request was cancelled") -> Status:
+    """CANCELLED: its caller cancelled it or went away."""
+    return build(ErrorReason.ERROR_REASON_CANCELLED, message)
+
+
+def deadline_queue() -> Status:
+    """DEADLINE_QUEUE: the deadline passed before a worker took the request."""
+    return build(ErrorReason.ERROR_REASON_DEADLINE_QUEUE, "the deadline passed before a worker took the request")
 
 
 def deadline_compute() -> Status:

@@ -16,6 +16,7 @@ from xlmstream.messages import (
     Started,
     StreamFinished,
     TokenDelta,
+    TokenLogprobs,
     event_of,
 )
 from xlmstream.v1.generation_pb2 import StreamEvent
@@ -41,6 +42,7 @@ class StreamState:
         self._next_event = request.next_event if isinstance(request, ResumeStreamRequest) else 0
         self._texts: dict[int, list[str]] = {}
         self._token_ids: dict[int, list[int]] = {}
+        self._logprobs: dict[int, list[TokenLogprobs]] = {}
         self._finish_reasons: dict[int, FinishReason] = {}
         self.started: Started | None = None
         """The first event, once it came. A stream taken up by `resume_stream` past event 0 never sees it."""
@@ -109,6 +111,7 @@ class StreamState:
             case TokenDelta():
                 self._texts.setdefault(event.candidate, []).append(event.text)
                 self._token_ids.setdefault(event.candidate, []).extend(event.token_ids)
+                self._logprobs.setdefault(event.candidate, []).extend(event.logprobs)
             case CandidateFinished():
                 self._finish_reasons[event.candidate] = event.finish_reason
             case StreamFinished():
@@ -124,6 +127,7 @@ class StreamState:
                 "".join(self._texts.get(index, ())),
                 tuple(self._token_ids.get(index, ())),
                 self._finish_reasons.get(index, FinishReason.UNSPECIFIED),
+                tuple(self._logprobs.get(index, ())),
             )
             for index in sorted({0} | self._finish_reasons.keys() | self._texts.keys())
         )

@@ -10,6 +10,7 @@ import grpc
 
 from xlmstream import messages, requests
 from xlmstream.blocking_calls import Calls, Gateway, OpenCall, Stream
+from xlmstream.blocking_verbs import TaskVerbs
 from xlmstream.channel import DEFAULT_ADDRESS, ChannelOptions, options_with, targets_of
 from xlmstream.errors import XlmstreamError
 from xlmstream.messages import Event, Generation, TokenDelta, Tokens
@@ -21,7 +22,7 @@ from xlmstream.v1.models_pb2 import GetModelRequest, ListModelsRequest, Model, W
 from xlmstream.v1.server_pb2 import GetLoadRequest, GetServerInfoRequest, GetServerInfoResponse, ModelLoad
 
 
-class Client:
+class Client(TaskVerbs):
     """Calls the service and waits for its answers.
 
     >>> with Client("127.0.0.1:50051") as client:
@@ -50,7 +51,7 @@ class Client:
         """
         options = options_with(channel_options)
         gateways = [Gateway(target, credentials, options) for target in targets_of(address)]
-        self._calls = Calls(gateways, retry or RetryPolicy())
+        self._connected = Calls(gateways, retry or RetryPolicy())
         self._timeout_s = timeout_s
 
     def __enter__(self) -> Self:
@@ -60,6 +61,10 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def _calls(self) -> Calls:
+        return self._connected
 
     def close(self) -> None:
         """Close the connections; calls in other threads end with Cancelled."""

@@ -62,6 +62,10 @@ class Call:
             self.time_left_s = min(remaining - margin_s, float(limits.max_deadline_s))
         self.answer_at = asyncio.get_running_loop().time() + self.time_left_s
 
+    def lasts(self, seconds: float) -> bool:
+        """Whether there is more time than that before the call must be answered."""
+        return asyncio.get_running_loop().time() + seconds < self.answer_at
+
     async def accept_stream(self, execution_id: str) -> None:
         """Tell the caller at once that its request is accepted, and the execution's name."""
         self._name(execution_id)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from xlmstream.status import listing
 from xlmstream.v1.common_pb2 import Task, TextInput
 from xlmstream.v1.models_pb2 import Model, ModelState
 
@@ -133,17 +134,20 @@ class Catalogue:
         return next((model for model in versions if model.card.workers), versions[0])
 
     def serving(self, name: str, task: Task.ValueType) -> ServedModel:
-        """The model that a request names, able to do `task` now. An empty name means the only one served.
+        """The model that a request names, able to do `task` now. An empty name means the only one with workers, and
+        where none has any the only one known.
 
         Raises ServiceError: as `find`; INVALID_INPUT, TASK_UNSUPPORTED, NO_WORKER.
         """
         if name:
             model = self.find(name)
         else:
-            names = {model.card.name for model in self._models.values()}
+            served = [model for model in self._models.values() if model.card.workers] or self._models.values()
+            names = {model.card.name for model in served}
             if len(names) > 1:
                 found = Violations()
-                found.add("options.model", f"several models are served; name one: {errors.listing(self._models)}")
+                choice = listing(model.full_name for model in served)
+                found.add("options.model", f"several models are served; name one: {choice}")
                 found.raise_if_any()
             model = self.find(next(iter(names), ""))
         if task not in model.card.tasks:

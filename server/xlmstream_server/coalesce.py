@@ -27,6 +27,7 @@ def coalesce(first_event: int, events: Sequence[Event], resume_token: str) -> li
             if last is not None and last.HasField("delta") and last.delta.candidate == event.delta.candidate:
                 last.delta.token_ids.extend(event.delta.token_ids)
                 last.delta.text += event.delta.text
+                last.delta.logprobs.extend(event.delta.logprobs)
                 last.event_count += 1
             else:
                 messages.append(StreamEvent(first_event=number, event_count=1, delta=event.delta))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from xlmstream_server.version import package_version
+from xlmstream.version import __version__
 
 ENVIRONMENT_PREFIX = "XLMSTREAM_SERVER_"
 
@@ -30,9 +30,15 @@ class ConfigError(ValueError):
     """A setting is unknown, malformed or out of range; the message names it and where it was found."""
 
 
-def setting(default: Value, help_text: str, *, least: float = -math.inf, most: float = math.inf) -> Any:
-    """A field of a settings class: its default, its line of `--help`, and the range of a number."""
-    return dataclasses.field(default=default, metadata={"help": help_text, "least": least, "most": most})
+def setting(
+    default: Value, help_text: str, *, least: float = -math.inf, most: float = math.inf, metavar: str = ""
+) -> Any:
+    """A field of a settings class: its default, its line of `--help`, and the range of a number.
+
+    `metavar` stands for its value in `--help`; a number has its unit there, as its name says it.
+    """
+    metadata = {"help": help_text, "least": least, "most": most, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +50,7 @@ class Limits:
     max_message_bytes: int = setting(4 << 20, "largest request message, in bytes", least=1024, most=1 << 30)
     max_new_tokens: int = setting(2048, "largest GenerationParameters.max_new_tokens", least=1)
     max_unary_calls: int = setting(256, "unary inference calls outstanding at once; more are refused", least=1)
+    max_stream_items: int = setting(1024, "items of one InferStream unfinished at once; more are refused", least=1)
     default_deadline_s: int = setting(600, "deadline of a call that has none", least=1)
     max_deadline_s: int = setting(3600, "longest deadline; a later one is cut to it", least=1)
 
@@ -82,17 +89,19 @@ class Connections:
 class Observe:
     """What operators see."""
 
-    metrics: str = setting("", "serve Prometheus metrics on this host:port, for example 127.0.0.1:9464; empty: off")
-    log_level: str = setting("info", "debug, info, warning or error")
-    log_format: str = setting("json", "json (one object a line) or text")
+    metrics: str = setting(
+        "", "serve Prometheus metrics here, for example on 127.0.0.1:9464; empty: off", metavar="HOST:PORT"
+    )
+    log_level: str = setting("info", "least severe level that is logged", metavar="debug|info|warning|error")
+    log_format: str = setting("json", "one JSON object or one line of text per entry", metavar="json|text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig:
     """Everything a gateway process is told."""
 
-    listen: str = setting("127.0.0.1:50051", "host:port to serve gRPC on; port 0 takes a free one")
-    broker: str = setting("redis://127.0.0.1:6379/0", "URL of the Redis or Valkey server that queues the work")
+    listen: str = setting("127.0.0.1:50051", "where to serve gRPC; port 0 takes a free one", metavar="HOST:PORT")
+    broker: str = setting("redis://127.0.0.1:6379/0", "the Redis or Valkey server that queues the work", metavar="URL")
     allow_volatile: bool = setting(False, "accept a broker without append-only file: its crash loses what it held")
     dev: bool = setting(False, "serve reflection, so that grpcurl and the like can explore the API")
     limits: Limits = dataclasses.field(default_factory=Limits)
@@ -152,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"Every flag is also a variable, for example {ENVIRONMENT_PREFIX}MAX_INPUTS=64, and a key of the file.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {package_version()}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--config", metavar="FILE", help="TOML file with these settings, in sections as shown here")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for section, field, _ in _settings(GatewayConfig):
@@ -162,8 +171,13 @@ def _parser() -> argparse.ArgumentParser:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=help_text)
         else:
             help_text += f" (default: {field.default or 'none'})"
-            group.add_argument(flag, metavar=type(field.default).__name__.upper(), help=help_text)
+            group.add_argument(flag, metavar=field.metadata["metavar"] or _unit(field.name), help=help_text)
     return parser
+
+
+def _unit(name: str) -> str:
+    """What a number of that name counts."""
+    return {"s": "SECONDS", "bytes": "BYTES"}.get(name.rpartition("_")[2], "N")
 
 
 def _from_file(path: Path) -> dict[str, object]:

@@ -1,67 +1,29 @@
-"""Every error a caller can see, and the one table that gives each reason its gRPC code.
+"""What a call can end with that is no result: a google.rpc.Status, as `xlmstream.status` builds it, to be raised.
 
-An error is a google.rpc.Status that carries an ErrorInfo (errors.proto) and, where it helps, one standard detail: which
-field, how long to wait, which resource. Code elsewhere raises what the functions below return; `guard` turns it into
-the status of the call. Nothing here logs, and no text of an unexpected exception ever becomes part of a status.
+Code elsewhere raises what the functions below return; `guard` turns it into the status of the call. Nothing here logs,
+and no text of an unexpected exception ever becomes part of a status.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
 
-import grpc
-from google.protobuf.duration_pb2 import Duration
+import xlmstream.status as statuses
 from google.protobuf.message import Message
 from google.rpc.code_pb2 import Code
-from google.rpc.error_details_pb2 import (
-    BadRequest,
-    ErrorInfo,
-    PreconditionFailure,
-    QuotaFailure,
-    ResourceInfo,
-    RetryInfo,
-)
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, ResourceInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+from xlmstream.status import MAX_MESSAGE_CHARS, MAX_STATUS_BYTES, Reason, listing, quote, reason_name
 from xlmstream.v1.common_pb2 import Task
 from xlmstream.v1.errors_pb2 import ErrorReason
 
 from xlmstream_server.broker import BrokerDown, BrokerError, NotFound, QueueFull, RequestIdReused
-
-Reason: TypeAlias = ErrorReason.ValueType
-
-DOMAIN = "xlmstream"
-# A status travels in HTTP/2 trailers, which a client refuses beyond 8 KiB: whatever a caller sent, it stays below this.
-MAX_STATUS_BYTES = 4096
-MAX_MESSAGE_CHARS = 512
-MAX_VIOLATIONS = 8
 
 # When to try again, in seconds, where the broker does not say.
 RETRY_NO_WORKER_S = 1.0
 RETRY_DRAINING_S = 0.1
 RETRY_QUEUE_DOWN_S = 1.0
 RETRY_UNARY_FULL_S = 0.1
-
-CODES: Mapping[Reason, grpc.StatusCode] = {
-    ErrorReason.ERROR_REASON_INVALID_INPUT: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorReason.ERROR_REASON_INPUT_TOO_LONG: grpc.StatusCode.INVALID_ARGUMENT,
-    ErrorReason.ERROR_REASON_MESSAGE_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ErrorReason.ERROR_REASON_QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ErrorReason.ERROR_REASON_TASK_UNSUPPORTED: grpc.StatusCode.FAILED_PRECONDITION,
-    ErrorReason.ERROR_REASON_MODEL_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    ErrorReason.ERROR_REASON_REQUEST_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
-    ErrorReason.ERROR_REASON_NO_WORKER: grpc.StatusCode.UNAVAILABLE,
-    ErrorReason.ERROR_REASON_DRAINING: grpc.StatusCode.UNAVAILABLE,
-    ErrorReason.ERROR_REASON_QUEUE_DOWN: grpc.StatusCode.UNAVAILABLE,
-    ErrorReason.ERROR_REASON_POISONED_INPUT: grpc.StatusCode.INTERNAL,
-    ErrorReason.ERROR_REASON_DEVICE_OOM: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ErrorReason.ERROR_REASON_DEADLINE_QUEUE: grpc.StatusCode.DEADLINE_EXCEEDED,
-    ErrorReason.ERROR_REASON_DEADLINE_COMPUTE: grpc.StatusCode.DEADLINE_EXCEEDED,
-    ErrorReason.ERROR_REASON_CURSOR_EXPIRED: grpc.StatusCode.OUT_OF_RANGE,
-    ErrorReason.ERROR_REASON_REQUEST_ID_REUSED: grpc.StatusCode.ALREADY_EXISTS,
-    ErrorReason.ERROR_REASON_CANCELLED: grpc.StatusCode.CANCELLED,
-    ErrorReason.ERROR_REASON_INTERNAL: grpc.StatusCode.INTERNAL,
-}
 
 
 class ServiceError(Exception):
@@ -72,42 +34,11 @@ class ServiceError(Exception):
         self.status = status
 
 
-def reason_name(reason: Reason) -> str:
-    """The name that callers see: "INPUT_TOO_LONG"."""
-    return ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
-
-
-def task_name(task: Task.ValueType) -> str:
-    """The name that callers see: "GENERATE"."""
-    return Task.Name(task).removeprefix("TASK_")
-
-
-def quote(value: str, limit: int = 64) -> str:
-    """What a caller sent, fit for an error message: ASCII, escaped, at most about `limit` characters."""
-    return ascii(value if len(value) <= limit else value[:limit] + "...")
-
-
-def listing(names: Iterable[str], limit: int = 1024) -> str:
-    """Names joined by ", ", cut with a count where they would not fit into a status."""
-    joined, rest = "", list(names)
-    while rest and len(joined) + len(rest[0]) <= limit:
-        joined += (", " if joined else "") + rest.pop(0)
-    return f"{joined} and {len(rest)} more" if rest else joined or "none"
-
-
 def error(
     reason: Reason, message: str, *details: Message, retry_after_s: float | None = None, **metadata: str
 ) -> ServiceError:
-    """A ServiceError with its ErrorInfo, with `details`, and with RetryInfo where a retry is worth it."""
-    status = Status(code=Code.Value(CODES[reason].name), message=message[:MAX_MESSAGE_CHARS])
-    status.details.add().Pack(ErrorInfo(reason=reason_name(reason), domain=DOMAIN, metadata=metadata))
-    if retry_after_s is not None:
-        delay = Duration()
-        delay.FromMilliseconds(max(1, round(retry_after_s * 1000)))
-        status.details.add().Pack(RetryInfo(retry_delay=delay))
-    for detail in details:
-        status.details.add().Pack(detail)
-    return ServiceError(status)
+    """A ServiceError of `reason`; see `xlmstream.status.build`."""
+    return ServiceError(statuses.build(reason, message, *details, retry_after_s=retry_after_s, metadata=metadata))
 
 
 def error_info(status: Status) -> ErrorInfo | None:
@@ -133,6 +64,24 @@ def has_reason(failed: ServiceError, reason: Reason) -> bool:
 def is_retryable(status: Status) -> bool:
     """Whether the status invites a retry."""
     return any(detail.Is(RetryInfo.DESCRIPTOR) for detail in status.details)
+
+
+def retry_after_s(status: Status) -> float | None:
+    """The time that the status says to wait before a retry, or None."""
+    for detail in status.details:
+        retry = RetryInfo()
+        if detail.Unpack(retry):
+            return float(retry.retry_delay.ToMilliseconds()) / 1000
+    return None
+
+
+def names(status: Status, field: str) -> bool:
+    """Whether the status finds fault with `field` or with a field inside it."""
+    for detail in status.details:
+        bad = BadRequest()
+        if detail.Unpack(bad):
+            return any(_is_within(violation.field, field) for violation in bad.field_violations)
+    return False
 
 
 def with_execution_id(status: Status, execution_id: str) -> Status:
@@ -183,34 +132,16 @@ def _is_within(path: str, field: str) -> bool:
     return path.startswith(field) and not path[len(field) : len(field) + 1].isalnum()
 
 
-def _violation(field: str, description: str) -> BadRequest:
-    return BadRequest(field_violations=[BadRequest.FieldViolation(field=field, description=description)])
-
-
 # What is wrong with the request.
 
 
 def invalid_input(violations: Sequence[tuple[str, str]]) -> ServiceError:
     """`violations` are (field path, description) pairs; the first few are reported."""
-    bad, room = BadRequest(), MAX_STATUS_BYTES // 2
-    for field, description in violations[:MAX_VIOLATIONS]:
-        room -= len(field) + len(description.encode())
-        if room < 0 and bad.field_violations:
-            break
-        bad.field_violations.add(field=field, description=description)
-    field, description = violations[0]
-    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-    return error(ErrorReason.ERROR_REASON_INVALID_INPUT, f"{field}: {description}{more}", bad)
+    return ServiceError(statuses.invalid_input(violations))
 
 
 def input_too_long(field: str, tokens: int, max_tokens: int) -> ServiceError:
-    return error(
-        ErrorReason.ERROR_REASON_INPUT_TOO_LONG,
-        f"{field}: {tokens} tokens, the model takes at most {max_tokens}; shorten it or set options.truncation",
-        _violation(field, f"at most {max_tokens} tokens"),
-        tokens=str(tokens),
-        max=str(max_tokens),
-    )
+    return ServiceError(statuses.input_too_long(field, tokens, max_tokens))
 
 
 def message_too_large(size_bytes: int, max_bytes: int) -> ServiceError:
@@ -243,17 +174,7 @@ def model_not_found(name: str, served: Sequence[str]) -> ServiceError:
 
 
 def task_unsupported(model: str, task: Task.ValueType, tasks: Iterable[Task.ValueType]) -> ServiceError:
-    names = listing(task_name(each) for each in tasks)
-    return error(
-        ErrorReason.ERROR_REASON_TASK_UNSUPPORTED,
-        f"model {quote(model)} cannot do {task_name(task)}; it can do: {names}",
-        PreconditionFailure(
-            violations=[
-                PreconditionFailure.Violation(type="TASK", subject=quote(model), description=f"has the tasks {names}")
-            ]
-        ),
-        tasks=names,
-    )
+    return ServiceError(statuses.task_unsupported(model, task, tasks))
 
 
 def service_unknown(name: str) -> ServiceError:
@@ -339,15 +260,15 @@ def from_broker(cause: BrokerError, model: str = "") -> ServiceError:
 
 
 def deadline_queue() -> ServiceError:
-    return error(ErrorReason.ERROR_REASON_DEADLINE_QUEUE, "the deadline passed before a worker took the request")
+    return ServiceError(statuses.deadline_queue())
 
 
 def deadline_compute() -> ServiceError:
-    return error(ErrorReason.ERROR_REASON_DEADLINE_COMPUTE, "the deadline passed while the request ran")
+    return ServiceError(statuses.deadline_compute())
 
 
 def cancelled(message: str) -> ServiceError:
-    return error(ErrorReason.ERROR_REASON_CANCELLED, message)
+    return ServiceError(statuses.cancelled(message))
 
 
 def aborted() -> ServiceError:
@@ -358,4 +279,4 @@ def aborted() -> ServiceError:
 
 
 def internal() -> ServiceError:
-    return error(ErrorReason.ERROR_REASON_INTERNAL, "a defect of the service; its logs hold the cause")
+    return ServiceError(statuses.internal())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import logging
 import re
 import secrets
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from xlmstream_server.listener import Listener
 from xlmstream_server.observe.metrics import Metrics
 from xlmstream_server.relay import Relay
 from xlmstream_server.tasks.base import Piece
+
+LOG = logging.getLogger(__name__)
 
 EXECUTION_ID = re.compile(r"[0-9A-Za-z]{8,64}")
 RESUME_TOKEN = re.compile(r"([0-9A-Za-z]{8,64})\.([0-9A-Za-z_-]{16,64})")
@@ -118,6 +121,13 @@ class Executions:
         await self._known(tenant, execution_id)
         return await self._cancel(execution_id)
 
+    async def withdraw(self, tenant: str, execution_id: str) -> None:
+        """As `cancel`, for one that nobody waits for: where it cannot be told now, it ends by itself."""
+        try:
+            await self.cancel(tenant, execution_id)
+        except errors.ServiceError as cause:
+            LOG.debug("a withdrawal failed: %s", cause)
+
     async def cancel_request(self, tenant: str, request_id: str) -> bool:
         """The same for every part of the call that carried `request_id`."""
         first = await self._known(tenant, self._broker.id_for(tenant, request_id))
@@ -159,7 +169,7 @@ class Executions:
             accepted_ms=now_ms,
             deadline_ms=now_ms + int(order.call.time_left_s * 1000),
             resume_secret=secrets.token_urlsafe(24) if journaled else "",
-            seed=secrets.randbits(63),
+            seed=secrets.randbits(63) if order.task == Task.TASK_GENERATE else 0,
             priority=options.priority,
             journaled=journaled,
             detach=order.detach,

@@ -29,6 +29,7 @@ from xlmstream_server.catalogue import Catalogue
 from xlmstream_server.config import Connections, GatewayConfig
 from xlmstream_server.executions import Executions
 from xlmstream_server.guard import GuardedHandlers
+from xlmstream_server.infer.session import InferStreams
 from xlmstream_server.observe.metrics import Metrics
 from xlmstream_server.relay import Relay
 from xlmstream_server.services.health import HealthService
@@ -79,7 +80,8 @@ class Gateway:
 
         handlers = GuardedHandlers(self.metrics, config.limits.max_message_bytes)
         server = handlers.as_server()
-        inference = InferenceService(self.catalogue, executions, unary, streams, self._calls, config.limits)
+        infer = InferStreams(self.catalogue, executions, self.relay, self._calls, config.limits, self.metrics)
+        inference = InferenceService(self.catalogue, executions, unary, streams, infer, self._calls, config.limits)
         add_InferenceServiceServicer_to_server(inference, server)
         add_ModelServiceServicer_to_server(ModelService(self.catalogue, self._calls), server)
         add_ServerServiceServicer_to_server(ServerService(broker, self.catalogue, config.limits), server)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 
 from google.protobuf.proto import parse_length_prefixed
 
+from xlmstream_server.broker import is_terminal
 from xlmstream_server.broker.v1.messages_pb2 import Event, FrameItem
 from xlmstream_server.errors import ServiceError
-
-TERMINAL_KINDS = frozenset({"finished", "failed", "tokenized", "detokenized"})
 
 
 def split_events(data: bytes) -> list[Event]:
@@ -51,6 +50,8 @@ class Listener:
         self._failure: ServiceError | None = None
         self._beat = False
         self._woken = asyncio.Event()
+        # Called at each news by whoever serves many listeners from one task, instead of a task that waits for each.
+        self.on_news: Callable[[Listener], None] | None = None
 
     @property
     def expected(self) -> int:
@@ -61,6 +62,11 @@ class Listener:
     def behind(self) -> bool:
         """Whether the next event has been published and is not here."""
         return self._published > self._expected and not self._buffered
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `wait` would return at once."""
+        return bool(self._buffered) or self._failure is not None or self.behind or self._beat
 
     def push(self, item: FrameItem) -> None:
         """Take what a frame brings. Never blocks; wakes the writer."""
@@ -76,7 +82,7 @@ class Listener:
         """Learn how many events exist."""
         self._published = max(self._published, n_events)
         if self.behind:
-            self._woken.set()
+            self._wake()
 
     def restart(self) -> None:
         """The execution runs again from the start; nothing of it has been handed over."""
@@ -86,12 +92,12 @@ class Listener:
     def fail(self, error: ServiceError) -> None:
         """End the call with `error` once the writer has taken what is here."""
         self._failure = error
-        self._woken.set()
+        self._wake()
 
     def beat(self) -> None:
         """Let the writer send a heartbeat."""
         self._beat = True
-        self._woken.set()
+        self._wake()
 
     async def wait(self) -> bool:
         """Until there is something to do: take, repair (`behind`) or send a heartbeat, the latter alone being false.
@@ -119,9 +125,14 @@ class Listener:
         self._buffered.clear()
         self.position = self._expected
         self._beat = False
-        if taken and taken[-1].WhichOneof("kind") in TERMINAL_KINDS:
+        if taken and is_terminal(taken[-1]):
             self.ended = True
         return taken
+
+    def _wake(self) -> None:
+        self._woken.set()
+        if self.on_news is not None:
+            self.on_news(self)
 
     def _admit(self, first: int, count: int, events: bytes | Sequence[Event], *, limited: bool = True) -> None:
         end = first + count
@@ -131,4 +142,4 @@ class Listener:
             self._buffered.append((self._expected - first, events))
             self._expected = end
         if self._buffered or self.behind:
-            self._woken.set()
+            self._wake()

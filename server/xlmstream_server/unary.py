@@ -21,6 +21,10 @@ from xlmstream_server.listener import Listener
 from xlmstream_server.relay import Relay
 from xlmstream_server.tasks.base import Output, Piece, Request, Response, UnaryTask
 
+REUSED = ErrorReason.ERROR_REASON_REQUEST_ID_REUSED
+FULL = ErrorReason.ERROR_REASON_QUEUE_FULL
+POISONED = ErrorReason.ERROR_REASON_POISONED_INPUT
+
 # What came of an execution: all its events, or what it failed with.
 Outcome: TypeAlias = list[Event] | errors.ServiceError
 
@@ -58,7 +62,12 @@ class UnaryCalls:
         if good:
             pieces = task.split(request, good, model)
             order = Order(call, model, task.kind, options, streams=False, parts=len(pieces))
-            for piece, outcome in zip(pieces, await self._execute_all(order, pieces), strict=True):
+            outcomes = list(zip(pieces, await self._execute_all(order, pieces), strict=True))
+            if suspects := [piece for piece, outcome in outcomes if poisoned(piece, outcome)]:
+                outcomes = [each for each in outcomes if each[0] not in suspects]
+                alone = [task.split(request, [position], model)[0] for piece in suspects for position in piece.inputs]
+                outcomes += zip(alone, await self._execute_each(order, alone, len(pieces)), strict=True)
+            for piece, outcome in outcomes:
                 if isinstance(outcome, errors.ServiceError):
                     outputs |= {position: task.failed(_at(position, outcome.status)) for position in piece.inputs}
                 else:
@@ -78,25 +87,35 @@ class UnaryCalls:
             outcomes = [await self._outcome(first, order.call)]
         else:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._outcome(first, order.call))]
-                tasks += [
-                    group.create_task(self._execute(order, each, part)) for part, each in enumerate(pieces) if part
-                ]
-            outcomes = [task.result() for task in tasks]
+                ahead = group.create_task(self._outcome(first, order.call))
+                rest = group.create_task(self._execute_each(order, pieces[1:], 1))
+            outcomes = [ahead.result(), *rest.result()]
         failures = [outcome for outcome in outcomes if isinstance(outcome, errors.ServiceError)]
         for failed in failures:
-            if errors.has_reason(failed, ErrorReason.ERROR_REASON_REQUEST_ID_REUSED):
+            if errors.has_reason(failed, REUSED) or errors.names(failed.status, "parameters"):
                 raise failed
         if len(failures) == len(outcomes) and all(each.status.code == Code.DEADLINE_EXCEEDED for each in failures):
             raise failures[0]
         return outcomes
 
+    async def _execute_each(self, order: Order, pieces: Sequence[Piece], first_part: int) -> list[Outcome]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._execute(order, each, part)) for part, each in enumerate(pieces, first_part)
+            ]
+        return [task.result() for task in tasks]
+
     async def _execute(self, order: Order, piece: Piece, part: int) -> Outcome:
-        try:
-            listener, _ = await self._executions.start(order, piece, part)
-        except errors.ServiceError as refused:
-            return refused
-        return await self._outcome(listener, order.call)
+        """The outcome of a further piece. The call has been accepted: where the queue is full, it waits for room."""
+        while True:
+            try:
+                listener, _ = await self._executions.start(order, piece, part)
+                return await self._outcome(listener, order.call)
+            except errors.ServiceError as refused:
+                wait_s = errors.retry_after_s(refused.status)
+                if not errors.has_reason(refused, FULL) or wait_s is None or not order.call.lasts(wait_s):
+                    return refused
+            await asyncio.sleep(wait_s)
 
     async def _outcome(self, listener: Listener, call: Call) -> Outcome:
         """All events of an execution, or what it failed with."""
@@ -122,3 +141,9 @@ def _named(failed: errors.ServiceError, listener: Listener) -> errors.ServiceErr
 def _at(position: int, status: Status) -> Status:
     """A worker sees one input where the caller sees a list: name the field as the caller knows it."""
     return errors.relocated(status, "input", f"inputs[{position}]")
+
+
+def poisoned(piece: Piece, outcome: Outcome) -> bool:
+    """Whether one of several inputs brought workers down: then each has to be tried by itself, to find which."""
+    several = len(piece.inputs) > 1
+    return several and isinstance(outcome, errors.ServiceError) and errors.has_reason(outcome, POISONED)

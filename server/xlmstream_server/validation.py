@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Protocol
 
+from xlmstream.status import listing, quote
 from xlmstream.v1.common_pb2 import DisconnectPolicy, Priority, RequestOptions, TextInput, TokenIds, Truncation
 from xlmstream.v1.models_pb2 import Model
 
@@ -16,9 +18,13 @@ from xlmstream_server import errors
 from xlmstream_server.config import Limits
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-PRIORITIES, TRUNCATIONS, DISCONNECT_POLICIES = (
-    {number: name for name, number in enum.items()} for enum in (Priority, Truncation, DisconnectPolicy)
-)
+
+
+class _Enum(Protocol):
+    """A generated enum."""
+
+    def keys(self) -> Sequence[str]: ...
+    def values(self) -> Sequence[int]: ...
 
 
 class Violations:
@@ -38,6 +44,14 @@ class Violations:
         """Also refuses NaN, which no comparison accepts."""
         self.check(least <= value <= most, field, f"{value:g} is out of range: {least:g} to {most:g}")
 
+    def at_most(self, field: str, count: int, most: int, what: str) -> None:
+        self.check(count <= most, field, f"{count} {what}; at most {most} are taken")
+
+    def known(self, field: str, value: int, values: _Enum) -> None:
+        """An open enum keeps numbers it does not know: a newer client asks for something this gateway cannot do."""
+        if value and value not in values.values():
+            self.add(field, f"{value} is not one of {', '.join(values.keys())}")
+
     def error(self) -> errors.ServiceError | None:
         return errors.invalid_input(self._found) if self._found else None
 
@@ -54,14 +68,9 @@ def check_options(found: Violations, options: RequestOptions) -> None:
             "options.request_id",
             "1 to 128 letters, digits, '.', '_', ':' and '-'",
         )
-    # An open enum keeps numbers it does not know: a newer client asks for something this gateway cannot do.
-    for field, value, names in (
-        ("priority", options.priority, PRIORITIES),
-        ("truncation", options.truncation, TRUNCATIONS),
-        ("disconnect_policy", options.disconnect_policy, DISCONNECT_POLICIES),
-    ):
-        if value not in names:
-            found.add(f"options.{field}", f"{value} is not one of {', '.join(names.values())}")
+    found.known("options.priority", options.priority, Priority)
+    found.known("options.truncation", options.truncation, Truncation)
+    found.known("options.disconnect_policy", options.disconnect_policy, DisconnectPolicy)
 
 
 def check_input_count(found: Violations, count: int, limits: Limits) -> None:
@@ -89,11 +98,18 @@ def input_error(
     return found.error()
 
 
+def kinds_error(path: str, given: TextInput, like: TextInput) -> errors.ServiceError | None:
+    """Texts that the model sees together must be of one kind."""
+    if given.WhichOneof("source") == like.WhichOneof("source"):
+        return None
+    return errors.invalid_input([(path, "texts that belong together must all be texts or all be token ids")])
+
+
 def check_language(found: Violations, field: str, language: str, model: Model) -> None:
     if not model.languages:
         found.add(field, "this model has one language and takes no code")
     elif language not in model.languages:
-        found.add(field, f"{errors.quote(language)} is not supported; supported: {errors.listing(model.languages)}")
+        found.add(field, f"{quote(language)} is not supported; supported: {listing(model.languages)}")
 
 
 def check_ids(found: Violations, field: str, ids: TokenIds, model: Model) -> None:

@@ -16,6 +16,7 @@ from xlmstream_server.broker import (
     Taken,
     WorkerBroker,
     failures,
+    is_terminal,
     journal,
 )
 from xlmstream_server.broker.connection import Argument, Reply
@@ -47,10 +48,6 @@ def finished() -> Event:
 def script_of(asked: Envelope) -> list[Event]:
     """The events that a fault-free execution publishes."""
     return [delta(f"{asked.execution_id}-{i}") for i in range(asked.seed)] + [finished()]
-
-
-def is_terminal(event: Event) -> bool:
-    return event.WhichOneof("kind") in ("finished", "failed", "tokenized", "detokenized")
 
 
 class FlakyLink(Link):

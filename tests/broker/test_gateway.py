@@ -421,6 +421,21 @@ async def test_registry(client: redis.Redis, gateway: GatewayBroker, worker: Wor
     assert await gateway.models() == []
 
 
+async def test_a_worker_that_ends_in_order_is_out_of_the_registry_at_once(
+    broker_url: str, client: redis.Redis, gateway: GatewayBroker
+) -> None:
+    with WorkerBroker.connect(broker_url, worker_id="w", models=[MODEL]) as first:
+        first.register(WorkerCard(version="1"))
+    (found,) = await gateway.models()
+    assert (found.card.worker, found.alive) == (first.life, False)  # its models are known still
+    with WorkerBroker.connect(broker_url, worker_id="w", models=[MODEL]) as second:
+        second.register(WorkerCard(version="2"))
+        with WorkerBroker.connect(broker_url, worker_id="w", models=[MODEL]):
+            pass  # another life under the same name
+        (found,) = await gateway.models()
+        assert (found.card.worker, found.alive) == (second.life, True)
+
+
 async def test_several_shards(broker_url: str, client: redis.Redis) -> None:
     client.delete("xs:{registry}:shards")
     async with await GatewayBroker.connect(broker_url, shards=4) as gateway:

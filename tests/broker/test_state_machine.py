@@ -22,6 +22,7 @@ from broker.play import (
     script_of,
     worker_on,
 )
+from effort import examples
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -351,7 +352,5 @@ def test_histories(broker_url: str) -> None:
     machine = type("Machine", (Queue,), {"url": broker_url})
     run_state_machine_as_test(
         machine,
-        settings=settings(
-            max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=examples(60), stateful_step_count=50, suppress_health_check=list(HealthCheck)),
     )

@@ -126,7 +126,7 @@ def test_generate_as_json(xlmstream: Any, capsys: pytest.CaptureFixture[str]) ->
         "token_ids": [0],
         "finish_reason": "eos",
         "parameters": {"seed": 18446744073709551615, "stop": [".", "!"]},
-        "usage": {"prompt_tokens": 2, "completion_tokens": 1},
+        "usage": {"prompt_tokens": 2, "completion_tokens": 1, "cached_tokens": 0},
         "timing": {
             "queue_us": 10,
             "tokenize_us": 20,
@@ -158,6 +158,11 @@ def test_flags_arrive_and_are_unset_otherwise(xlmstream: Any, server: FakeServer
         max_new_tokens=5, min_new_tokens=0, temperature=0, top_k=3, top_p=0.5, ignore_eos=True
     )
     assert request.parameters.HasField("min_new_tokens")
+    assert xlmstream("generate Hello --bad-word a --bad-word b --logit-bias 7=-2.5 --num-beams 2 --echo") == 0
+    further: Any = server.requests[-1]
+    assert further.parameters == pb.GenerationParameters(
+        bad_words=["a", "b"], logit_bias={7: -2.5}, num_beams=2, echo=True
+    )
     assert (request.options.model, request.options.request_id, request.input.language) == ("fake", "k", "fr")
     assert (request.options.truncation, request.options.priority) == (2, 3)
 
@@ -183,11 +188,15 @@ def test_tokenize(xlmstream: Any, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_models(xlmstream: Any, server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.models = [fake_model(), fake_model("longer-name", "2024-01")]
+    tasks = (
+        "generate tokenize detokenize embed fill_mask classify_sequence classify_tokens answer_question "
+        "choose_multiple score"
+    )
     assert xlmstream("models") == 0
     assert capsys.readouterr().out == (
         "MODEL                STATE  WORKERS  MAX TOKENS  DTYPE    LANGUAGES    TASKS\n"
-        "fake@1               ready  1        256         float32  de en es fr  generate tokenize detokenize\n"
-        "longer-name@2024-01  ready  1        256         float32  de en es fr  generate tokenize detokenize\n"
+        f"fake@1               ready  1        256         float32  de en es fr  {tasks}\n"
+        f"longer-name@2024-01  ready  1        256         float32  de en es fr  {tasks}\n"
     )
     assert xlmstream("models --json") == 0
     names = [json.loads(line)["name"] for line in capsys.readouterr().out.splitlines()]

@@ -14,10 +14,16 @@ PACKAGE = Path(xlmstream.__file__).parent
 
 def test_the_names_of_the_package() -> None:
     assert xlmstream.__all__ == [
+        "Answer",
+        "Answers",
         "AsyncClient",
         "Cancelled",
         "Candidate",
         "CandidateFinished",
+        "Choice",
+        "ChoiceScore",
+        "Choices",
+        "Classification",
         "Client",
         "CursorExpired",
         "DeadlineExceeded",
@@ -25,14 +31,20 @@ def test_the_names_of_the_package() -> None:
         "DeadlineInQueue",
         "DeviceOutOfMemory",
         "Draining",
+        "Embedding",
         "Event",
         "FieldViolation",
+        "FilledMask",
         "FinishReason",
         "Generation",
         "InputTooLong",
         "InternalError",
         "InvalidArgument",
         "InvalidInput",
+        "LabelScore",
+        "Mapped",
+        "Mask",
+        "MaskCandidate",
         "MessageTooLarge",
         "ModelNotFound",
         "NoWorker",
@@ -41,20 +53,29 @@ def test_the_names_of_the_package() -> None:
         "PoisonedInput",
         "Prompt",
         "ProtocolError",
+        "Question",
         "QueueDown",
         "QueueFull",
         "RequestIdReused",
         "RequestNotFound",
         "ResourceExhausted",
         "RetryPolicy",
+        "Score",
+        "ScoredToken",
+        "Span",
         "Started",
         "StreamFinished",
+        "Tagging",
         "TaskUnsupported",
+        "Tensor",
         "TextInput",
+        "TextPair",
         "Timing",
         "Token",
         "TokenDelta",
         "TokenIds",
+        "TokenLogprobs",
+        "TokenScores",
         "Tokens",
         "Unauthenticated",
         "Unavailable",
@@ -93,7 +114,7 @@ def test_the_client_is_light() -> None:
 
 def test_the_two_clients_have_the_same_verbs() -> None:
     def verbs(kind: type) -> set[str]:
-        return {name for name in vars(kind) if not name.startswith("_")}
+        return {name for name in dir(kind) if not name.startswith("_")}
 
     assert verbs(xlmstream.Client) == verbs(xlmstream.AsyncClient)
     for name in verbs(xlmstream.Client):

@@ -6,7 +6,7 @@ import pytest
 from xlmstream import InvalidInput, TextInput, TokenIds
 from xlmstream import requests as build
 from xlmstream.v1.common_pb2 import DisconnectPolicy, Priority, Truncation
-from xlmstream.v1.generation_pb2 import GenerationParameters
+from xlmstream.v1.generation_pb2 import EARLY_STOPPING_NEVER, GenerationParameters
 
 
 def test_every_generation_parameter_has_its_keyword() -> None:
@@ -135,3 +135,17 @@ def test_one_or_several() -> None:
 def test_a_cancel_names_one_request_in_one_way(names: tuple[str | None, str | None]) -> None:
     with pytest.raises(TypeError, match="request_id"):
         build.cancel_request(*names)
+
+
+def test_lists_maps_and_choices_of_generation() -> None:
+    request = build.generate_request(
+        ["a"],
+        {"logit_bias": {5: 1.5}, "bad_words": ["x"], "stop_token_ids": [7], "early_stopping": "never", "num_beams": 2},
+    )
+    parameters = request.parameters
+    assert dict(parameters.logit_bias) == {5: 1.5}
+    assert list(parameters.bad_words) == ["x"]
+    assert list(parameters.stop_token_ids) == [7]
+    assert parameters.early_stopping == EARLY_STOPPING_NEVER
+    with pytest.raises(InvalidInput, match="early_stopping"):
+        build.generate_request(["a"], typing.cast(build.GenerateKeywords, {"early_stopping": "soon"}))

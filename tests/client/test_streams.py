@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xlmstream import (
@@ -90,7 +91,7 @@ async def test_text_deltas_and_the_whole_result_asyncio(server: FakeServer) -> N
         assert await stream.result() == await client.generate("Hello")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(
     breaks=st.lists(st.integers(min_value=0, max_value=5), max_size=6),
     coalesce=st.lists(st.integers(min_value=0, max_value=4), min_size=1, max_size=4).filter(any),

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from xlmstream import Client
 from xlmstream.cli import main
+from xlmstream.cli.leash import leashed
 from xlmstream.cli.up import _name_of
 
 # Both write their command line, and their name when a signal ends them. The gateway is the fake service.
@@ -148,6 +150,24 @@ def test_a_second_ctrl_c_does_not_wait(up: Any) -> None:
     running.wait_for("worker  | not yet")
     running.process.send_signal(signal.SIGINT)
     assert running.end() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_nothing_outlives_a_killed_up(up: Any) -> None:
+    running = up("models/mine")
+    running.wait_for("Ctrl-C stops it.")
+    parts = psutil.Process(running.process.pid).children()
+    assert len(parts) == 2
+    running.process.kill()
+    assert psutil.wait_procs(parts, timeout=20)[1] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_a_part_whose_parent_is_gone_already_does_not_start() -> None:
+    command = leashed([sys.executable, "-c", "print('started')"])
+    command[3] = str(os.getppid())  # a parent that is not ours
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 def test_up_explains_what_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

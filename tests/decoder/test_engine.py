@@ -198,14 +198,15 @@ def test_beam_search_resumes_behind_what_was_delivered(causal_model: XLMWithLMHe
     assert resumed.ids("a", 0) == whole.ids("a", 0)[4:]
 
 
+@pytest.mark.parametrize("beam", [0, 1])
 def test_a_failing_beam_fails_its_search_only(
-    causal_model: XLMWithLMHeadModel, monkeypatch: pytest.MonkeyPatch
+    causal_model: XLMWithLMHeadModel, monkeypatch: pytest.MonkeyPatch, beam: int
 ) -> None:
     engine = DecoderEngine(causal_model, SMALL)
     compute = engine._forward.scores
 
     def faulty(batch):  # type: ignore[no-untyped-def]  # same as what it wraps
-        if any(row.request.key == "bad" and row.candidate == 1 and row.produced == 2 for row in batch.rows):
+        if any(row.request.key == "bad" and row.candidate == beam and row.produced == 2 for row in batch.rows):
             raise RuntimeError("this row cannot be computed")
         return compute(batch)
 

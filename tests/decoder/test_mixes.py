@@ -4,7 +4,8 @@ solo run, also with ids read back one step late and with batches padded to fixed
 from __future__ import annotations
 
 from decoder.plain import build_model, run
-from hypothesis import HealthCheck, Phase, given, settings
+from effort import examples
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.sequences import (
@@ -75,10 +76,7 @@ def requests(draw: st.DrawFn, causal: bool) -> list[tuple[int, SequenceRequest]]
 @given(st.data(), st.booleans(), st.booleans(), st.booleans())
 @settings(
     phases=[Phase.generate],  # shrinking takes minutes
-    deadline=None,
-    max_examples=40,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
+    max_examples=examples(25),
 )
 def test_every_request_gets_what_it_gets_alone(data: st.DataObject, causal: bool, late: bool, static: bool) -> None:
     arrivals = data.draw(requests(causal))

@@ -117,8 +117,7 @@ def test_processors(pair, options: dict[str, object], sampling: SamplingParamete
 
 
 @pytest.mark.parametrize("early_stopping", STOPPING)
-@pytest.mark.parametrize("length_penalty", [1.0, 0.0, -1.0, 2.5])
-@pytest.mark.parametrize("beams", [2, 4])
+@pytest.mark.parametrize(("beams", "length_penalty"), [(4, 1.0), (2, 0.0), (4, -1.0), (2, 2.5)])
 def test_beam_search(pair, beams: int, length_penalty: float, early_stopping: object) -> None:  # type: ignore[no-untyped-def]
     model, oracle = pair
     parameters = BeamParameters(beams, length_penalty, STOPPING[early_stopping])
@@ -127,7 +126,7 @@ def test_beam_search(pair, beams: int, length_penalty: float, early_stopping: ob
             f"r{n}", prompt, 1, DecodingMode.MASK_APPEND, max_new_tokens=12, eos_id=EOS, candidates=beams,
             beam_search=parameters,
         )
-        for n, prompt in enumerate(prompts(4, beams))
+        for n, prompt in enumerate(prompts(3, beams))
     ]  # fmt: skip
     expected = [
         generate(
@@ -136,8 +135,7 @@ def test_beam_search(pair, beams: int, length_penalty: float, early_stopping: ob
         )
         for r in requests
     ]  # fmt: skip
-    assert ours(model, requests) == expected
-    assert ours(model, requests, late_readback=True) == expected
+    assert ours(model, requests, late_readback=beams == 2) == expected
 
 
 @pytest.mark.parametrize("beams", [1, 3])

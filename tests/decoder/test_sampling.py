@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from xlmstream_worker.drawing import draw, drawings_of, pick, weights_left
 from xlmstream_worker.draws import signed_seed, uniforms
+from xlmstream_worker.lanes import Row
 from xlmstream_worker.penalties import History, Occurrence
-from xlmstream_worker.scheduler import Row
 from xlmstream_worker.selection import best_k, best_token, mass_floor, share_floor
 from xlmstream_worker.sequences import SamplingParameters, SequenceRequest
 
@@ -35,7 +36,7 @@ def nucleus_by_sorting(scores: Tensor, top_p: float) -> float:
     vocabulary=st.sampled_from([3, 255, 1000, 5000]),
     seed=st.integers(0, 10),
 )
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=examples(80))
 def test_nuclei_are_the_smallest_that_suffice(scale: float, top_p: float, vocabulary: int, seed: int) -> None:
     scores = shifted(3, vocabulary, scale, seed)
     wanted = torch.full((3,), top_p)

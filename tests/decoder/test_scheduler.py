@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from effort import examples
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from xlmstream_worker.scheduler import Row, Scheduler
+from xlmstream_worker.lanes import Row
+from xlmstream_worker.scheduler import Scheduler
 from xlmstream_worker.sequences import DecodingMode, SequenceRequest
 
 CONTEXT = 24
@@ -115,6 +117,6 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 SchedulerMachine.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=25, deadline=None, phases=[Phase.generate], derandomize=True
+    max_examples=examples(100), stateful_step_count=25, phases=[Phase.generate]
 )
 TestScheduler = SchedulerMachine.TestCase

@@ -8,6 +8,8 @@ steps all its rows together, as the real one does. A prompt may say how it is to
     "big:1000 text"  that many characters of text with each token
     "fail text"      ends with an INTERNAL error after two tokens
     "long text"      is refused as too long
+
+For the tasks that do not generate see scripted_tasks.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from gateway.scripted_tasks import EMBEDDING_SIZE, ENCODER_TASKS, LABELS, perform
 from xlmstream.v1 import inference_pb2 as pb
-from xlmstream.v1.common_pb2 import FINISH_REASON_LENGTH, Task, Timing, Usage
+from xlmstream.v1.common_pb2 import FINISH_REASON_LENGTH, Task, Timing, Token, Usage
 from xlmstream.v1.generation_pb2 import CandidateFinished, GenerationParameters, Started, StreamFinished, TokenDelta
 from xlmstream.v1.models_pb2 import DECODING_MODE_NEXT_TOKEN, INPUT_FORMAT_HUGGINGFACE, Model
 from xlmstream_server import errors
-from xlmstream_server.broker import BrokerDown, Fenced, Output, Stop, Taken, WorkerBroker, failures
+from xlmstream_server.broker import BrokerDown, Fenced, Output, Stop, Taken, WorkerBroker, failures, is_terminal
 from xlmstream_server.broker.v1.messages_pb2 import Event, ServedModel, WorkerCard
 
 VOCABULARY_SIZE = 1000
@@ -49,7 +52,7 @@ def card(name: str = "toy", version: str = "1", tasks: Sequence[Task.ValueType] 
         name=name,
         version=version,
         revision="abc",
-        tasks=tasks or [Task.TASK_GENERATE, Task.TASK_TOKENIZE, Task.TASK_DETOKENIZE],
+        tasks=tasks or [Task.TASK_GENERATE, Task.TASK_TOKENIZE, Task.TASK_DETOKENIZE, *ENCODER_TASKS],
         languages=["en", "fr", "de"],
         max_input_tokens=MAX_INPUT_TOKENS,
         vocabulary_size=VOCABULARY_SIZE,
@@ -58,6 +61,10 @@ def card(name: str = "toy", version: str = "1", tasks: Sequence[Task.ValueType] 
         decoding_modes=[DECODING_MODE_NEXT_TOKEN],
         input_format=INPUT_FORMAT_HUGGINGFACE,
         default_language="en",
+        labels=LABELS,
+        embedding_size=EMBEDDING_SIZE,
+        layers=2,
+        mask_token="<special1>",
     )
 
 
@@ -107,6 +114,8 @@ class ScriptedWorker:
         self.stopped: dict[str, Stop] = {}
         self.tokens_after_stop = 0
         self.rows: dict[str, Row] = {}
+        self.sizes: list[int] = []
+        self.waiting: dict[str, tuple[set[str], Event]] = {}
         self._url = broker_url
         self._worker_id = worker_id
         self._step_s = step_s
@@ -165,6 +174,7 @@ class ScriptedWorker:
                     time.sleep(0.05)
                 except Fenced:
                     self.rows.clear()
+                    self.waiting.clear()
                     self._broker.begin()
         except BaseException as crash:  # the test learns of it when it leaves the context
             self._crash = crash
@@ -176,10 +186,11 @@ class ScriptedWorker:
             for taken in self._broker.take(free):
                 outputs += self._begin(taken)
         with self._changed:
-            outputs += [Output(name, events) for name, row in self.rows.items() if (events := self._advance(row))]
-            ended = [
-                each.execution_id for each in outputs if each.events[-1].WhichOneof("kind") in ("finished", "failed")
+            outputs += [
+                Output(name, (event,)) for name, (texts, event) in self.waiting.items() if texts & self._released
             ]
+            outputs += [Output(name, events) for name, row in self.rows.items() if (events := self._advance(row))]
+            ended = [each.execution_id for each in outputs if ends(each.events[-1])]
         published = self._broker.publish(outputs)
         for name, reason in published.stop.items():
             self._broker.publish([Output(name, (_stopped(reason),))] if reason is not Stop.LOST else [])
@@ -187,8 +198,9 @@ class ScriptedWorker:
             self.stopped |= published.stop
             for name in (*ended, *published.stop):
                 self.rows.pop(name, None)
+                self.waiting.pop(name, None)
             self._changed.notify_all()
-        if self.rows:
+        if self.rows or self.waiting:
             time.sleep(self._step_s)
         elif self.takes:
             self._broker.wait(0.05)
@@ -203,6 +215,14 @@ class ScriptedWorker:
         if taken.envelope.task == Task.TASK_DETOKENIZE:
             request = pb.DetokenizeRequest.FromString(taken.envelope.request)
             return [Output(name, (Event(detokenized=detokenize(request)),))]
+        if taken.envelope.task != Task.TASK_GENERATE:
+            event, texts = perform(taken.envelope.task, taken.envelope.request)
+            self.sizes.append(len(texts))
+            if not any(text.startswith("wait") for text in texts):
+                return [Output(name, (event,))]
+            with self._changed:
+                self.waiting[name] = (set(texts), event)
+            return []
         row = row_of(name, pb.GenerateStreamRequest.FromString(taken.envelope.request))
         row.began = bool(taken.journal)
         row.done = sum(len(event.delta.token_ids) for event in taken.journal if event.HasField("delta"))
@@ -245,7 +265,7 @@ class ScriptedWorker:
 
 
 def ends(event: Event) -> bool:
-    return event.WhichOneof("kind") in ("finished", "failed", "tokenized", "detokenized")
+    return is_terminal(event)
 
 
 def row_of(name: str, request: pb.GenerateStreamRequest) -> Row:
@@ -277,7 +297,7 @@ def tokenize(request: pb.TokenizeRequest) -> pb.TokenizeResponse:
         for word in given.text.split():
             start = given.text.index(word, place)
             place = start + len(word)
-            tokens.append(pb.Token(id=len(word), piece=word + "</w>", start=start, end=place))
+            tokens.append(Token(id=len(word), piece=word + "</w>", start=start, end=place))
         outputs.append(pb.TokenizeOutput(result=pb.TokenizeResult(tokens=tokens)))
     return pb.TokenizeResponse(outputs=outputs, timing=Timing(total_us=5, worker_id="w1", batch_size=1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,8 @@ def test_help_names_every_setting_once(capsys: pytest.CaptureFixture[str]) -> No
     assert len(names) == len(set(names)) > 20
     for name in names:
         assert f"  --{name.replace('_', '-')}" in text
+    shown = " ".join(text.split())
+    for option in ("--listen HOST:PORT", "--broker URL", "--drain-s SECONDS", "--max-text-bytes BYTES", "--shards N"):
+        assert option in shown
+    assert "--log-format json|text one JSON object or one line of text per entry (default: json)" in shown
+    assert not re.search(r"\b(STR|INT|FLOAT)\b", text)

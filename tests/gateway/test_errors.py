@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import grpc
 import pytest
+import xlmstream.status as statuses
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 from xlmstream.v1.common_pb2 import Task
 from xlmstream.v1.errors_pb2 import ErrorReason
 from xlmstream_server import errors
+from xlmstream_server.broker import failures
+from xlmstream_server.broker.v1.messages_pb2 import Event
 
 RETRYABLE = {"NO_WORKER", "DRAINING", "QUEUE_DOWN", "QUEUE_FULL"}
 
@@ -44,7 +49,7 @@ def details(status: Status, kind: type) -> list:
 
 
 def test_every_reason_has_a_code() -> None:
-    assert set(errors.CODES) == set(ErrorReason.values()) - {ErrorReason.ERROR_REASON_UNSPECIFIED}
+    assert set(statuses.CODES) == set(ErrorReason.values()) - {ErrorReason.ERROR_REASON_UNSPECIFIED}
 
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: errors.reason_of(error.status))
@@ -52,7 +57,7 @@ def test_a_status_is_complete(error: errors.ServiceError) -> None:
     [info] = details(error.status, ErrorInfo)
     assert info.domain == "xlmstream"
     reason = ErrorReason.Value("ERROR_REASON_" + info.reason)
-    assert errors.CODES[reason].value[0] == error.status.code
+    assert statuses.CODES[reason] == error.status.code
     assert error.status.message.isascii()
     retries = details(error.status, RetryInfo)
     assert bool(retries) == (info.reason in RETRYABLE) == errors.is_retryable(error.status)
@@ -72,26 +77,28 @@ def test_giving_up_a_call_is_aborted() -> None:
     "error",
     [
         errors.invalid_input([(f"parameters.stop[{i}]", "Ω" * 300) for i in range(500)]),
-        errors.invalid_input([("input.language", errors.quote("\x00\n☃" * 10_000) + errors.listing(["xx"] * 9000))]),
+        errors.invalid_input(
+            [("input.language", statuses.quote("\x00\n☃" * 10_000) + statuses.listing(["xx"] * 9000))]
+        ),
         errors.model_not_found("☃" * 10_000, [f"model-{i}@{i}" for i in range(1000)]),
         errors.task_unsupported("m" * 10_000, Task.TASK_GENERATE, [Task.TASK_TOKENIZE] * 1000),
     ],
 )
 def test_no_status_outgrows_what_a_client_accepts_in_trailers(error: errors.ServiceError) -> None:
-    assert len(error.status.SerializeToString()) <= errors.MAX_STATUS_BYTES
+    assert len(error.status.SerializeToString()) <= statuses.MAX_STATUS_BYTES
 
 
 def test_violations_beyond_the_first_few_are_counted() -> None:
     status = errors.invalid_input([(f"f{i}", "wrong") for i in range(20)]).status
     [bad] = details(status, BadRequest)
-    assert [violation.field for violation in bad.field_violations] == [f"f{i}" for i in range(errors.MAX_VIOLATIONS)]
+    assert [violation.field for violation in bad.field_violations] == [f"f{i}" for i in range(statuses.MAX_VIOLATIONS)]
     assert status.message == "f0: wrong (and 19 more)"
 
 
 def test_listing_counts_what_it_leaves_out() -> None:
-    assert errors.listing(["a", "b"]) == "a, b"
-    assert errors.listing([]) == "none"
-    assert errors.listing(["abc", "def", "ghi"], limit=8) == "abc, def and 1 more"
+    assert statuses.listing(["a", "b"]) == "a, b"
+    assert statuses.listing([]) == "none"
+    assert statuses.listing(["abc", "def", "ghi"], limit=8) == "abc, def and 1 more"
 
 
 def test_a_field_is_named_as_the_caller_knows_it() -> None:
@@ -108,7 +115,7 @@ def test_a_status_from_elsewhere_is_cut_to_fit(message: str) -> None:
     status.message = message
     status.details.add().Pack(BadRequest(field_violations=[BadRequest.FieldViolation(description="x" * 10_000)]))
     cut = errors.fitting(errors.with_execution_id(status, "00abc"))
-    assert len(cut.SerializeToString()) <= errors.MAX_STATUS_BYTES
+    assert len(cut.SerializeToString()) <= statuses.MAX_STATUS_BYTES
     percent_encoded = 3 * len(cut.message.encode()) if not message.isascii() else len(cut.message)
     assert percent_encoded <= 1024
     assert (errors.reason_of(cut), cut.code) == ("INPUT_TOO_LONG", status.code)
@@ -117,3 +124,27 @@ def test_a_status_from_elsewhere_is_cut_to_fit(message: str) -> None:
 def test_a_status_that_fits_is_left_alone() -> None:
     for example in EXAMPLES:
         assert errors.fitting(example.status) is example.status
+
+
+@pytest.mark.parametrize("refuse", [errors.model_not_found, errors.task_unsupported])
+def test_what_others_named_is_quoted(refuse: Callable[..., errors.ServiceError]) -> None:
+    name = "\x1b[2J\n☃"
+    rest = ([],) if refuse is errors.model_not_found else (Task.TASK_GENERATE, [])
+    status = refuse(name, *rest).status
+    assert ascii(name) in status.message
+    assert status.message.isascii()
+    assert status.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        (failures.cancelled(), "CANCELLED"),
+        (failures.deadline_queue(), "DEADLINE_QUEUE"),
+        (failures.deadline_compute(), "DEADLINE_COMPUTE"),
+        (failures.poisoned(), "POISONED_INPUT"),
+    ],
+)
+def test_what_ends_an_execution_is_a_status_of_the_same_table(event: Event, reason: str) -> None:
+    assert errors.reason_of(event.failed) == reason
+    assert event.failed.code == statuses.CODES[ErrorReason.Value(f"ERROR_REASON_{reason}")]

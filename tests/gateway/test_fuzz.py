@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from effort import examples
 from gateway.scripted_worker import ScriptedWorker
 from google.rpc.status_pb2 import Status
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from xlmstream.v1 import inference_pb2 as pb
 from xlmstream.v1.common_pb2 import RequestOptions, TextInput, TokenIds
@@ -115,7 +116,7 @@ def caller(broker_server_url: str) -> Iterator[Caller]:
         assert worker is not None
 
 
-modest = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+modest = settings(max_examples=examples(80))
 
 
 @pytest.mark.parametrize("method", requests)

@@ -24,11 +24,14 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from xlmstream.v1 import models_pb2, server_pb2
+from xlmstream.v1.common_pb2 import Task
 from xlmstream.v1.models_pb2 import MODEL_STATE_READY, MODEL_STATE_UNAVAILABLE
+from xlmstream.version import __version__
 from xlmstream_server.broker import Registered
 from xlmstream_server.broker.v1.messages_pb2 import ServedModel, WorkerCard
 from xlmstream_server.catalogue import Catalogue
 from xlmstream_server.config import GatewayConfig, Observe
+from xlmstream_server.errors import ServiceError
 from xlmstream_server.observe.logs import CURRENT_CALL, CallScope, ContextFilter, JsonFormatter, TextFormatter
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
@@ -93,9 +96,26 @@ def test_versions_are_merged_and_ordered(broker_url: str) -> None:
     assert catalogue.find("toy").full_name == "toy@9"  # the newest that can be called
 
 
+def test_a_request_without_a_model_means_the_one_with_workers() -> None:
+    class Up:
+        up = True
+
+    catalogue = Catalogue(Up())  # type: ignore[arg-type]  # asks nothing else of it here
+    task = Task.TASK_GENERATE
+    gone = registered(card("old", "1"), card("older", "1"), alive=False)
+    catalogue.update([gone, registered(card("toy", "9"))])
+    assert catalogue.serving("", task).full_name == "toy@9"
+    catalogue.update([gone, registered(card("toy", "9")), registered(card("b", "1"))])
+    with pytest.raises(ServiceError, match=r"several models are served; name one: b@1, toy@9$"):
+        catalogue.serving("", task)
+    catalogue.update([registered(card("old", "1"), alive=False)])
+    with pytest.raises(ServiceError, match="no worker serves model 'old@1' now"):
+        catalogue.serving("", task)
+
+
 async def test_server_info(service: Service) -> None:
     info = await service.server.GetServerInfo(server_pb2.GetServerInfoRequest())
-    assert info.version
+    assert info.version == __version__
     assert info.gateway_id
     limits = info.limits
     assert (limits.max_inputs, limits.max_new_tokens, limits.default_deadline_s, limits.max_deadline_s) == (
@@ -114,10 +134,13 @@ async def test_load(serve_gateway: ServeGateway, worker: ScriptedWorker) -> None
         calls = [service.inference.GenerateStream(stream_request("abcd " * 20, 10)) for _ in range(3)]
         for call in calls:
             await call.initial_metadata()
-        [busy] = (await service.server.GetLoad(server_pb2.GetLoadRequest(model="toy"))).models
-        assert busy.queued_requests == 3
-        assert busy.queued_tokens == 3 * (27 + 10)  # 100 bytes at 4 a token, 2 special ones, 10 new ones
-        assert busy.oldest_wait_s > 0
+        async with asyncio.timeout(10):
+            while True:  # the broker counts in milliseconds: the first of them may not have passed yet
+                [busy] = (await service.server.GetLoad(server_pb2.GetLoadRequest(model="toy"))).models
+                assert busy.queued_requests == 3
+                assert busy.queued_tokens == 3 * (27 + 10)  # 100 bytes at 4 a token, 2 special ones, 10 new ones
+                if busy.oldest_wait_s > 0:
+                    break
         for call in calls:
             call.cancel()
         status = await status_of(service.server.GetLoad(server_pb2.GetLoadRequest(model="x")))

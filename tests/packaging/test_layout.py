@@ -1,6 +1,9 @@
 """Dependencies point one way: client <- server <- worker, and each layer keeps out what it must not know."""
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,8 +61,15 @@ def test_worker_uses_only_the_broker_and_the_public_messages() -> None:
     assert not offenders(
         files(WORKER),
         ("xlmstream_server", "xlmstream", "transformers", "grpc"),
-        ("xlmstream_server.broker", "xlmstream.v1", "xlmstream.status"),
+        ("xlmstream_server.broker", "xlmstream.v1", "xlmstream.status", "xlmstream.version"),
     )
+
+
+def test_tokenizer_processes_need_no_torch() -> None:
+    code = "import sys, xlmstream_worker.tokenizing; sys.exit('torch' in sys.modules)"
+    paths = os.pathsep.join(str(path.parent) for path in (CLIENT, SERVER, WORKER))
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": paths}, check=False)
+    assert done.returncode == 0
 
 
 def test_library_knows_nothing_of_serving() -> None:
@@ -71,10 +81,11 @@ def test_library_knows_nothing_of_serving() -> None:
 
 
 def test_scheduler_is_pure() -> None:
-    assert not offenders([WORKER / "scheduler.py"], ("torch", "redis", "numpy", "grpc", "google"))
+    pure = [WORKER / "scheduler.py", WORKER / "encoder_batches.py"]
+    assert not offenders(pure, ("torch", "redis", "numpy", "grpc", "google"))
 
 
-@pytest.mark.parametrize("module", ["decoder", "cache", "sampling"])
+@pytest.mark.parametrize("module", ["decoder", "cache", "sampling", "encoder", "encoder_batches", "readings"])
 def test_engines_know_no_redis_and_no_text(module: str) -> None:
     engine = [path for path in files(WORKER) if path.stem == module or path.parent.name == module]
     assert engine

@@ -210,6 +210,7 @@ def test_a_long_sequence_is_reported_once(toy: XLMTokenizer, caplog: pytest.LogC
         ((None,), {}, TypeError),
         (([A, 5],), {}, TypeError),
         (([A, B], A), {}, ValueError),
+        (([[A, B, A]],), {}, ValueError),
         (([A, B], [A]), {}, ValueError),
         ((A,), {"padding": "wide"}, ValueError),
         ((A,), {"truncation": "middle"}, ValueError),

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tokenizer.test_special_tokens import assert_alike, oracle_token
 from tokenizer.toy import ALL_SENTENCES
+from xlmstream_worker.xlm.special_tokens import AddedToken
 from xlmstream_worker.xlm.tokenizer import XLMTokenizer
-from xlmstream_worker.xlm.vocabulary import AddedToken
 
 
 def changed(fresh: Any) -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizer.texts import examples, texts
+from xlmstream_worker.xlm.special_tokens import AddedToken
 from xlmstream_worker.xlm.tokenizer import XLMTokenizer
-from xlmstream_worker.xlm.vocabulary import AddedToken
 
 TEXT = "Hello <special1> world<new>and <NEW> Word word[X] <s>x</s> a <big> <big>b."
 
@@ -94,6 +94,7 @@ def test_roles(fresh: Any) -> None:
     ours.mask_token = oracle.mask_token = "<special2>"
     ours.pad_token_id = oracle.pad_token_id = 3
     ours.sep_token = oracle.sep_token = "</s>"
+    ours.additional_special_tokens = oracle.additional_special_tokens = ["<special7>", "<not in the vocabulary>"]
     assert_alike(ours, oracle)
     assert ours("a", padding="max_length", max_length=6) == dict(oracle("a", padding="max_length", max_length=6))
     with pytest.raises(ValueError, match="is not a role"):

@@ -1,17 +1,11 @@
 """Text for hypothesis: what the rules look at, in all scripts, and what nobody would type."""
 
-import os
-
+import effort
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from tokenizer.toy import ALL_SENTENCES
 
-# A busy machine must not fail a property: the number of examples is the bound. More: XLMSTREAM_EXAMPLES=5000.
-examples = settings(
-    max_examples=int(os.environ.get("XLMSTREAM_EXAMPLES", "150")),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+examples = settings(max_examples=effort.examples(150), suppress_health_check=list(HealthCheck))
 
 WORDS = sorted({word for sentence in ALL_SENTENCES for word in sentence.split()})
 

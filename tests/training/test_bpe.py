@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xlmstream_worker.training.bpe import END_OF_WORD, SPECIAL_TOKENS, learn_vocabulary, merge_pair
@@ -30,7 +31,7 @@ def naive_merges(words: dict[str, int], count: int) -> list[tuple[tuple[str, str
 
 
 @given(words=WORDS, extra=st.integers(0, 40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 def test_merges_equal_those_of_a_full_recount(words: dict[str, int], extra: int) -> None:
     characters = len({char for word in words for char in word})
     vocabulary = learn_vocabulary(words, len(SPECIAL_TOKENS) + 2 * characters + extra)
@@ -40,7 +41,7 @@ def test_merges_equal_those_of_a_full_recount(words: dict[str, int], extra: int)
 
 
 @given(words=WORDS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 def test_order_of_words_does_not_matter(words: dict[str, int]) -> None:
     assert learn_vocabulary(words, 60) == learn_vocabulary(dict(reversed(words.items())), 60)
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from xlmstream_server.broker import BrokerDown, Fenced, Output, Published, Stop, Taken
+from xlmstream_server.broker import BrokerDown, Fenced, Output, Published, Stop, Taken, is_terminal
 from xlmstream_server.broker.v1.messages_pb2 import Event, WorkerCard
-
-TERMINAL = ("finished", "failed", "tokenized", "detokenized")
 
 
 class FakeBroker:
@@ -51,7 +49,7 @@ class FakeBroker:
 
     def ended(self, execution_id: str) -> bool:
         events = self.events.get(execution_id)
-        return bool(events) and events[-1].WhichOneof("kind") in TERMINAL
+        return bool(events) and is_terminal(events[-1])
 
     def _call(self) -> None:
         self.changed.notify_all()

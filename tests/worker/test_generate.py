@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from worker.requests import generate, row
@@ -137,7 +138,7 @@ def test_a_failed_row_ends_with_its_status(toy: LoadedModel, failure: FailureKin
     assert "secret" not in str(event.failed)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(cut=st.integers(1, 20), sampled=st.booleans(), stopping=st.booleans())
 def test_a_second_attempt_goes_on_where_the_journal_ends(
     toy: LoadedModel, engine: DecoderEngine, cut: int, sampled: bool, stopping: bool
@@ -156,7 +157,8 @@ def test_a_second_attempt_goes_on_where_the_journal_ends(
     assert tokens(journal) + tokens(rest) == tokens(whole)
     assert text(journal) + text(rest) == text(whole)
     assert kinds(journal) + kinds(rest) == kinds(whole)
-    assert rest[-1].finished.usage == whole[-1].finished.usage
+    usages = [events[-1].finished.usage for events in (rest, whole)]
+    assert len({(usage.prompt_tokens, usage.completion_tokens) for usage in usages}) == 1
 
 
 def test_too_long_names_the_field_and_the_figures(toy: LoadedModel) -> None:
@@ -226,3 +228,50 @@ def test_special_tokens_in_text_are_literal_unless_allowed(toy: LoadedModel) -> 
     assert toy.end_id not in Generation(row(literal), toy, "w").begin().prompt_ids[1:]
     literal.input.allow_special_tokens = True
     assert toy.end_id in Generation(row(literal), toy, "w").begin().prompt_ids[1:]
+
+
+def test_several_candidates_end_one_by_one_and_resume(toy: LoadedModel, engine: DecoderEngine) -> None:
+    request = generate("and the", max_new_tokens=12, temperature=1.5, num_return_sequences=3, stop=["e"], echo=True)
+    whole = run(row(request, seed=4), toy, engine)
+    assert kinds(whole).count("candidate_finished") == 3
+    assert kinds(whole)[-1] == "finished"
+    texts = candidate_texts(whole)
+    assert len(set(texts)) == 3
+    assert all(one.startswith("and the") for one in texts)
+    for cut in (1, 3, 5, 9, len(whole) - 2):
+        rest = run(row(request, seed=4, journal=whole[:cut]), toy, engine)
+        assert candidate_texts([*whole[:cut], *rest]) == texts
+        assert rest[-1].finished.usage.completion_tokens == whole[-1].finished.usage.completion_tokens
+
+
+def candidate_texts(events: list[Event]) -> list[str]:
+    deltas = [event.delta for event in events if event.HasField("delta")]
+    return ["".join(delta.text for delta in deltas if delta.candidate == index) for index in range(3)]
+
+
+def test_beams_and_log_probabilities_reach_the_events(toy: LoadedModel, engine: DecoderEngine) -> None:
+    beams = run(row(generate("and the", max_new_tokens=6, num_beams=3, num_return_sequences=2)), toy, engine)
+    assert kinds(beams).count("candidate_finished") == 2
+    assert beams[0].started.parameters.length_penalty == 1.0
+    likely = run(row(generate("and the", max_new_tokens=4, top_logprobs=2)), toy, engine)
+    deltas = [event.delta for event in likely if event.HasField("delta")]
+    assert all(len(delta.logprobs) == len(delta.token_ids) == 1 for delta in deltas)
+    assert all(delta.logprobs[0].top_token_ids[0] == delta.token_ids[0] for delta in deltas)
+    assert all(delta.logprobs[0].top_logprobs[0] == delta.logprobs[0].logprob <= 0 for delta in deltas)
+
+
+def test_every_sampling_parameter_reaches_the_engine(toy: LoadedModel) -> None:
+    asked = generate(
+        "and the", min_p=0.25, typical_p=0.5, repetition_penalty=1.5, presence_penalty=0.25, frequency_penalty=0.75,
+        no_repeat_ngram_size=3, bad_words=["the"], logit_bias={7: 1.5}, stop_token_ids=[9], top_logprobs=0,
+    )  # fmt: skip
+    request = Generation(row(asked), toy, "w").begin()
+    sampling = request.sampling
+    assert (sampling.min_p, sampling.typical_p, sampling.repetition_penalty) == (0.25, 0.5, 1.5)
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (0.25, 0.75)
+    assert sampling.no_repeat_ngram_size == 3
+    assert sampling.logit_bias == ((7, 1.5),)
+    assert request.stop_ids == (9,)
+    assert request.top_logprobs == 0
+    (word,) = sampling.bad_words
+    assert "".join(toy.pieces[token] for token in word).strip() == "the"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,6 +46,9 @@ def test_help_names_every_option_and_its_default(capsys: pytest.CaptureFixture[s
     for option in ("--broker", "--lease-s", "--device", "--dtype", "--slots", "--threads", "--ready-file", "--causal"):
         assert option in text
     assert "in seconds (default: 5.0)" in text
+    for shown in ("--broker URL", "--lease-s SECONDS", "--device cpu|cuda|cuda:N", "--slots N", "--ready-file FILE"):
+        assert shown in text
+    assert not re.search(r"\b(STR|INT|FLOAT)\b", text)
 
 
 def test_a_health_check_costs_no_pytorch(tmp_path: Path) -> None:
@@ -88,7 +92,8 @@ def edit(directory: Path, name: str, **changes: object) -> None:
     [
         (lambda d: (d / "config.json").unlink(), "config.json"),
         (lambda d: (d / "config.json").write_text("{"), "config.json"),
-        (lambda d: edit(d, "config.json", causal=False), "only causal models can generate"),
+        (lambda d: edit(d, "config.json", architectures=["XLMForSpeech"]), "architecture XLMForSpeech is none of"),
+        (lambda d: edit(d, "config.json", n_layers=3), "its weights lack transformer.attentions.2"),
         (lambda d: edit(d, "config.json", emb_dim=33), "emb_dim"),
         (lambda d: edit(d, "config.json", vocab_size=100), "beyond the 100 of config.json"),
         (lambda d: edit(d, "vocab.json", **{"\ud800": 122}), "no valid Unicode"),

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from worker.toy import POSITIONS, make_model
-from xlmstream.v1.common_pb2 import TASK_DETOKENIZE, TASK_GENERATE, TASK_TOKENIZE
+from xlmstream.v1.common_pb2 import TASK_DETOKENIZE, TASK_EMBED, TASK_GENERATE, TASK_SCORE, TASK_TOKENIZE
 from xlmstream.v1.models_pb2 import INPUT_FORMAT_HUGGINGFACE, INPUT_FORMAT_ORIGINAL, Model
 from xlmstream_worker.config import DeviceConfig, ModelConfig
 from xlmstream_worker.models import LoadedModel, TextRate, load_model
@@ -22,7 +22,8 @@ def card(directory: Path, **choices: object) -> Model:
 
 def test_the_card(toy: LoadedModel) -> None:
     assert toy.full_name == "toy@1"
-    assert list(toy.card.tasks) == [TASK_GENERATE, TASK_TOKENIZE, TASK_DETOKENIZE]
+    tasks = [TASK_GENERATE, TASK_SCORE, TASK_TOKENIZE, TASK_DETOKENIZE, TASK_EMBED]
+    assert list(toy.card.tasks) == tasks
     assert list(toy.card.languages) == ["en", "fr"]
     assert (toy.card.max_input_tokens, toy.card.vocabulary_size) == (POSITIONS, toy.config.vocab_size)
     assert (toy.card.dtype, toy.card.causal, toy.card.default_language) == ("float32", True, "en")

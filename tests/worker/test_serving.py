@@ -12,12 +12,14 @@ from worker.fake_broker import FakeBroker
 from worker.requests import generate, row
 from xlmstream.v1.common_pb2 import TASK_DETOKENIZE, TASK_TOKENIZE, TextInput, TokenIds
 from xlmstream.v1.inference_pb2 import DetokenizeRequest, TokenizeRequest
+from xlmstream.version import __version__
 from xlmstream_server.broker import Stop, Taken
 from xlmstream_server.broker.v1.messages_pb2 import Event
 from xlmstream_worker.decoder import DecoderEngine
+from xlmstream_worker.encoder import EncoderEngine
 from xlmstream_worker.models import LoadedModel
 from xlmstream_worker.sequences import EngineConfig, StepResult
-from xlmstream_worker.serving import Serving
+from xlmstream_worker.serving import Engines, Serving
 
 SLOTS = 4
 
@@ -54,7 +56,7 @@ def engine(toy: LoadedModel) -> WatchedEngine:
 
 @pytest.fixture
 def serving(toy: LoadedModel, engine: WatchedEngine, broker: FakeBroker) -> Iterator[Serving]:
-    serving = Serving(toy, engine, broker, alive=lambda: None, stall_limit_s=0.1)
+    serving = Serving(toy, Engines(engine, EncoderEngine(toy.network)), broker, alive=lambda: None, stall_limit_s=0.1)
     serving.start()
     yield serving
     broker.down = False
@@ -282,3 +284,4 @@ def test_the_registry_learns_what_is_served(broker: FakeBroker) -> None:
     (served,) = broker.cards[0].models
     assert (served.model.name, served.model.version, served.slots, served.busy_slots) == ("toy", "1", SLOTS, 0)
     assert 1 < served.bytes_per_token < 10
+    assert broker.cards[0].version == __version__

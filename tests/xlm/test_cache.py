@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xlmstream_worker.xlm import KVCache, XLMConfig, XLMModel, XLMWithLMHeadModel
@@ -23,7 +24,7 @@ def ids():
 
 
 @given(cuts=st.sets(st.integers(1, T - 1)), incremental=st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 def test_cached_calls_equal_one_call(model, ids, cuts, incremental):
     langs = torch.ones_like(ids)
     types = ids % 2

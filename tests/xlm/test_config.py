@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 import transformers
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xlmstream_worker.xlm import CheckpointError, ConfigError, XLMConfig, XLMModel
@@ -146,7 +147,7 @@ field_names = st.sampled_from([*inspect.signature(XLMConfig.__init__).parameters
 
 
 @given(fields=st.dictionaries(field_names, json_values, max_size=4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 def test_any_json_gives_a_usable_configuration_or_a_typed_error(fields):
     try:
         config = XLMConfig.from_dict({"emb_dim": 8, "n_heads": 2, "n_layers": 1, "vocab_size": 40} | fields)

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from effort import examples
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from xlmstream_worker.xlm import CheckpointError, XLMConfig, XLMError, XLMModel
 
 TINY = XLMConfig(vocab_size=20, emb_dim=4, n_layers=1, n_heads=2, max_position_embeddings=5)
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xlmstream_worker.xlm import XLMConfig, XLMModel, encode_packed, pack, packed
@@ -51,7 +52,7 @@ def alone(model, ids, langs, types, **options):
 
 
 @given(batch=batches())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 def test_equals_one_forward_per_sequence(model, attention, batch):
     sequences, langs, types = batch
     states = encode_packed(model, pack(sequences, langs=langs, token_type_ids=types))

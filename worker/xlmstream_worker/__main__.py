@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from xlmstream.version import __version__
+
 from xlmstream_worker import observe, options
 from xlmstream_worker.config import ConfigError
 from xlmstream_worker.ready import is_fresh
@@ -42,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         "requests finish within --drain-grace-s and hand the rest over; a second signal hands over at once.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"xlmstream-worker {observe.package_version()}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
         "--check-ready-file",
         metavar="FILE",

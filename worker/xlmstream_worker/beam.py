@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .cache import SlotCache
+from .lanes import Row
 from .penalties import History, penalties_of
-from .scheduler import Row
 from .sequences import BeamParameters, EarlyStopping
 from .transfer import upload
 

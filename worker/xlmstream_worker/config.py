@@ -24,9 +24,12 @@ class ConfigError(ValueError):
     """An option is unknown, missing or out of range; the message names it and what is allowed."""
 
 
-def _option(default: str | float, help_text: str, *, secret: bool = False) -> Any:
-    """A field that is an option; secret ones stay out of `repr` and so out of every log."""
-    return field(default=default, repr=not secret, metadata={"help": help_text})
+def _option(default: str | float, help_text: str, *, secret: bool = False, metavar: str = "") -> Any:
+    """A field that is an option; secret ones stay out of `repr` and so out of every log.
+
+    `metavar` stands for its value in `--help`, unless that is one of a few words or a number.
+    """
+    return field(default=default, repr=not secret, metadata={"help": help_text, "metavar": metavar})
 
 
 def _positive(name: str, value: float) -> None:
@@ -38,7 +41,7 @@ def _positive(name: str, value: float) -> None:
 class BrokerConfig:
     """Where the queue is, and how long a silent worker is believed alive."""
 
-    broker: str = _option("", "URL of Redis or Valkey: redis://, rediss:// or unix:// (required)", secret=True)
+    broker: str = _option("", "Redis or Valkey: redis://, rediss:// or unix:// (required)", secret=True, metavar="URL")
     allow_volatile: bool = _option(False, "accept a broker without append-only file: its crash loses what it held")
     lease_s: float = _option(5.0, "a worker silent for this long is given up and its work taken over, in seconds")
     stall_limit_s: float = _option(30.0, "a decode loop stuck for this long gives its work up, in seconds")
@@ -57,11 +60,15 @@ class BrokerConfig:
 class DeviceConfig:
     """What the models compute on, and how much at once."""
 
-    device: str = _option("cpu", '"cpu", "cuda" or "cuda:N"')
+    device: str = _option("cpu", "what the models compute on", metavar="cpu|cuda|cuda:N")
     dtype: Literal["float32", "bfloat16", "float16"] = _option(
         "float32", "what models compute in, if not told otherwise"
     )
     slots: int = _option(32, "most sequences a model decodes at once, 1 to 4096")
+    batch_tokens: int = _option(0, "most tokens a model encodes at once; 0: 2048 on a CPU, 16384 on a GPU")
+    tokenizers: int = _option(
+        0, "processes that tokenise for each model's encoder tasks; 1: the worker's own; 0: on a GPU half of the cores"
+    )
     threads: int = _option(0, "threads of PyTorch on the CPU; 0 lets PyTorch choose")
 
     def __post_init__(self) -> None:
@@ -69,6 +76,10 @@ class DeviceConfig:
             raise ConfigError(f'device must be "cpu", "cuda" or "cuda:N", got {self.device!r}')
         if not 1 <= self.slots <= 4096:
             raise ConfigError(f"slots must be 1 to 4096, got {self.slots}")
+        if not 0 <= self.batch_tokens <= 2**24:
+            raise ConfigError(f"batch_tokens must be 0 to {2**24}, got {self.batch_tokens}")
+        if not 0 <= self.tokenizers <= 64:
+            raise ConfigError(f"tokenizers must be 0 to 64, got {self.tokenizers}")
         if not 0 <= self.threads <= 1024:
             raise ConfigError(f"threads must be 0 to 1024, got {self.threads}")
 
@@ -77,7 +88,9 @@ class DeviceConfig:
 class ProcessConfig:
     """How the process shows itself to whoever runs it."""
 
-    ready_file: str = _option("", "touch this file every few seconds while the worker serves; remove it at the end")
+    ready_file: str = _option(
+        "", "touch this file every few seconds while the worker serves; remove it at the end", metavar="FILE"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _option("info", "least severe level that is logged")
     log_format: Literal["text", "json"] = _option("text", "one line of text or one JSON object per entry")
 

@@ -17,13 +17,14 @@ from .cache import PrefixStore, SlotCache
 from .forward import Batch, Forward
 from .graphs import widest_padding
 from .isolation import run_isolated
+from .lanes import Chunk, Placement, Row
 from .limits import Limits
 from .network import Network
 from .penalties import History
 from .prefix import BLOCK_TOKENS
 from .readback import Chosen, Launch, Readback
 from .sampling import SamplingPlan, choose
-from .scheduler import Chunk, Placement, Row, Scheduler
+from .scheduler import Scheduler
 from .sequences import (
     DecodingMode,
     EndReason,
@@ -186,7 +187,8 @@ class DecoderEngine:
         cache, slots = self._cache, batch.slots
         context = max(row.tokens for row in batch.rows)
         scores = self._forward.scores(batch)
-        searching = [place for place, row in enumerate(batch.rows) if row.request.beam_search is not None]
+        # A search that failed in an earlier part of this very step is gone, though its rows may still be computed.
+        searching = [place for place, row in enumerate(batch.rows) if row.request.key in self._searches]
         kept = [(batch.rows[place], scores[place].clone()) for place in searching]
         history = History(cache.tokens[slots, :context], cache.lengths[slots], plan.prompt_lengths)
         choice = choose(scores, history, plan)
@@ -269,11 +271,12 @@ class DecoderEngine:
 
     def _fail_chunk(self, chunk: Chunk, failure: Failure) -> None:
         request, index = chunk.prompt.request, len(chunk.prompt.ids) - len(chunk.prompt.request.prompt_ids)
-        reported = chunk.prompt.candidates if request.beam_search is None else range(request.candidates)
+        reported = chunk.prompt.candidates
+        if request.beam_search is not None:
+            reported = tuple(c for c in range(request.candidates) if c not in request.ended_candidates)
+            self._scheduler.cancel(request.key)
         for candidate in reported:
             self._ready.append(TokenOutput(request.key, candidate, index, None, EndReason.FAILED, failure))
-        if request.beam_search is not None:
-            self._scheduler.cancel(request.key)
         for candidate in chunk.prompt.candidates:
             self._scheduler.finish(request.key, candidate)
 

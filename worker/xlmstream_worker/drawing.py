@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .draws import signed_seed, uniforms
-from .scheduler import Row
+from .lanes import Row
 from .selection import best_k, share_floor
 from .sequences import SamplingParameters
 from .transfer import upload
@@ -94,7 +94,8 @@ def _drawing(way: Way, indices: list[int], rows: Sequence[Row], device: torch.de
 
 
 def draw(scores: Tensor, drawing: Drawing, index: Tensor) -> Tensor:
-    """Draw token number `index` (B,) of each row from scores float32 (B, V); minus infinity excludes a token."""
+    """Draw token number `index` (B,) of each row from scores float32 (B, V), which are overwritten; minus infinity
+    excludes a token."""
     uniform = uniforms(drawing.seeds, drawing.candidates, index)
     if drawing.way is Way.LIMITED:
         values, ids = best_k(scores, min(drawing.widest_k, scores.shape[1]))
@@ -102,7 +103,7 @@ def draw(scores: Tensor, drawing: Drawing, index: Tensor) -> Tensor:
     heated = _heated(scores, drawing)
     # A device that computes ahead of the host cannot be asked whether the tries were wide enough.
     if drawing.way is Way.NUCLEUS and scores.device.type == "cpu":
-        total = heated.exp().sum(-1)
+        total = _weights(heated).sum(-1)
         for k in _NUCLEUS_TRIES:
             values, ids = best_k(heated, min(k, heated.shape[1]))
             if _holds_nucleus(values, drawing, total):
@@ -115,9 +116,10 @@ def weights_left(scores: Tensor, drawing: Drawing, total: Tensor | None = None) 
 
     `scores` (B, C) of the C tokens, 0 for the best one; `total` (B,), what all tokens of the vocabulary weigh, if
     these C are not all that the first restriction sees. The restrictions follow one another: each sees what those
-    before it left.
+    before it left. `scores` may be overwritten.
     """
-    weights = scores.exp()
+    ranked = drawing.top_k is not None or drawing.top_p is not None or drawing.typical_p is not None
+    weights = _weights(scores) if ranked else _weights_in_place(scores)
     if drawing.top_k is not None:
         floor = _top_k_floor(scores, drawing.top_k, drawing.widest_k)
         weights.masked_fill_(scores < floor[:, None], 0.0)
@@ -171,13 +173,22 @@ def _pick_among(ids: Tensor, weights: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _heated(scores: Tensor, drawing: Drawing) -> Tensor:
-    """Scores divided by the temperature, 0 for the best one."""
-    return (scores - scores.amax(-1, keepdim=True)).div_(drawing.temperature)
+    """The scores divided, in place, by the temperature; 0 for the best one."""
+    return scores.sub_(scores.amax(-1, keepdim=True)).div_(drawing.temperature)
+
+
+def _weights(heated: Tensor) -> Tensor:
+    """exp, and exactly 0 from about e^-85 down. Numbers too small for float32 would slow the exponential ten times."""
+    return _weights_in_place(heated.clone())
+
+
+def _weights_in_place(heated: Tensor) -> Tensor:
+    return heated.clamp_(min=-86.0).exp_().sub_(1e-37).clamp_(min=0.0)
 
 
 def _holds_nucleus(values: Tensor, drawing: Drawing, total: Tensor) -> bool:
     """Whether the best tokens, of scores `values` (B, k), hold all that top-p or min-p leave of every row."""
-    weights = values.exp()
+    weights = _weights(values)
     held = torch.zeros_like(total, dtype=torch.bool)
     if drawing.top_p is not None:
         held |= (drawing.top_p < 1) & (weights.sum(-1) >= drawing.top_p * total)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .cache import SlotCache
 from .graphs import Compute, GraphedSteps, padded_context, padded_rows, shapes
+from .lanes import Chunk, Prompt, Row
 from .network import Network, Span
-from .scheduler import Chunk, Prompt, Row
 from .sequences import DecodingMode
 from .transfer import upload
 

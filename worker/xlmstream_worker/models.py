@@ -1,89 +1,115 @@
 """Loading a served model: its directory becomes configuration, tokenizer, weights, and the card that gateways see.
 
 A directory holds `config.json`, the tokenizer's `vocab.json` and `merges.txt`, the weights, and optionally
-`xlmstream.json` with serving choices. Knows nothing of requests, queues or decoding.
+`xlmstream.json` with serving choices. What a model can do follows from the class that config.json names in
+`architectures` and from the weights: a head that the file does not hold serves no task. Knows nothing of requests,
+queues or engines.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
-from xlmstream.v1.common_pb2 import TASK_DETOKENIZE, TASK_GENERATE, TASK_TOKENIZE
+from xlmstream.v1.common_pb2 import (
+    TASK_ANSWER_QUESTION,
+    TASK_CHOOSE_MULTIPLE,
+    TASK_CLASSIFY_SEQUENCE,
+    TASK_CLASSIFY_TOKENS,
+    TASK_DETOKENIZE,
+    TASK_EMBED,
+    TASK_FILL_MASK,
+    TASK_GENERATE,
+    TASK_SCORE,
+    TASK_TOKENIZE,
+    Task,
+)
 from xlmstream.v1.models_pb2 import (
     DECODING_MODE_NEXT_TOKEN,
     INPUT_FORMAT_HUGGINGFACE,
     INPUT_FORMAT_ORIGINAL,
+    PROBLEM_TYPE_MULTI_LABEL,
+    PROBLEM_TYPE_REGRESSION,
+    PROBLEM_TYPE_SINGLE_LABEL,
+    PROBLEM_TYPE_UNSPECIFIED,
     InputFormat,
     Model,
+    ProblemType,
 )
 
 from xlmstream_worker.config import ConfigError, DeviceConfig, ModelConfig
 from xlmstream_worker.detokenize import PieceTexts
+from xlmstream_worker.observe import fields
 from xlmstream_worker.options import with_defaults_of_directory
-from xlmstream_worker.xlm import XLMConfig, XLMTokenizer, XLMWithLMHeadModel
+from xlmstream_worker.text_model import TextModel, TextRate, languages_of
+from xlmstream_worker.xlm import (
+    LoadReport,
+    XLMConfig,
+    XLMForMultipleChoice,
+    XLMForQuestionAnswering,
+    XLMForQuestionAnsweringSimple,
+    XLMForSequenceClassification,
+    XLMForTokenClassification,
+    XLMModel,
+    XLMTokenizer,
+    XLMWithLMHeadModel,
+)
+from xlmstream_worker.xlm.loading import BASE_PREFIX
+
+log = logging.getLogger(__name__)
+
+AnyXLM: TypeAlias = (
+    XLMModel
+    | XLMWithLMHeadModel
+    | XLMForSequenceClassification
+    | XLMForTokenClassification
+    | XLMForMultipleChoice
+    | XLMForQuestionAnsweringSimple
+    | XLMForQuestionAnswering
+)
 
 _FORMATS: Mapping[str, InputFormat.ValueType] = {
     "huggingface": INPUT_FORMAT_HUGGINGFACE,
     "original": INPUT_FORMAT_ORIGINAL,
 }
 
-
-class TextRate:
-    """Mean bytes of UTF-8 text a token, over what was tokenised so far; begins as 4, as if a thousand tokens had it."""
-
-    def __init__(self) -> None:
-        self._bytes, self._tokens = 4000, 1000
-
-    def note(self, text_bytes: int, tokens: int) -> None:
-        """Count one more text."""
-        self._bytes += text_bytes
-        self._tokens += tokens
-
-    @property
-    def bytes_per_token(self) -> float:
-        return self._bytes / self._tokens
+_CLASSES: Mapping[str, type[AnyXLM]] = {
+    each.__name__: each
+    for each in (
+        XLMModel,
+        XLMWithLMHeadModel,
+        XLMForSequenceClassification,
+        XLMForTokenClassification,
+        XLMForMultipleChoice,
+        XLMForQuestionAnsweringSimple,
+        XLMForQuestionAnswering,
+    )
+}
+# What each head is for, beside the tasks that need none.
+_HEAD_TASKS: Mapping[type[AnyXLM], tuple[Task.ValueType, ...]] = {
+    XLMForSequenceClassification: (TASK_CLASSIFY_SEQUENCE,),
+    XLMForTokenClassification: (TASK_CLASSIFY_TOKENS,),
+    XLMForMultipleChoice: (TASK_CHOOSE_MULTIPLE,),
+    XLMForQuestionAnsweringSimple: (TASK_ANSWER_QUESTION,),
+    XLMForQuestionAnswering: (TASK_ANSWER_QUESTION,),
+}
+_PROBLEM_TYPES: Mapping[str, ProblemType.ValueType] = {
+    "single_label_classification": PROBLEM_TYPE_SINGLE_LABEL,
+    "multi_label_classification": PROBLEM_TYPE_MULTI_LABEL,
+    "regression": PROBLEM_TYPE_REGRESSION,
+}
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedModel:
+class LoadedModel(TextModel):
     """A model as this process serves it."""
 
-    card: Model
-    """What gateways and clients learn of it."""
-    config: XLMConfig
-    tokenizer: XLMTokenizer
-    network: XLMWithLMHeadModel
-    pieces: PieceTexts
-    languages: Mapping[str, int]
-    """Language code to the row of its embedding; empty for a model of one language."""
-    text_rate: TextRate
-    """For estimating the cost of a text before tokenising it."""
-
-    @property
-    def full_name(self) -> str:
-        """ "name@version"."""
-        return f"{self.card.name}@{self.card.version}"
-
-    @property
-    def begin_id(self) -> int:
-        """The token before a text: `</s>` as XLM was pre-trained, `<s>` as transformers feeds it."""
-        original = self.card.input_format == INPUT_FORMAT_ORIGINAL
-        return self.config.eos_index if original else self.config.bos_index
-
-    @property
-    def end_id(self) -> int:
-        """The token after a text, which ends a generated one."""
-        return self.config.eos_index
-
-    def language_id(self, language: str) -> int | None:
-        """The language embedding of a text, or None where the model has none."""
-        if not (self.config.use_lang_emb and self.config.n_langs > 1):
-            return None
-        return self.languages[language] if language else self.config.lang_id
+    network: AnyXLM
 
 
 def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
@@ -96,33 +122,77 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
     model = with_defaults_of_directory(model)
     overrides = {} if model.causal is None else {"causal": model.causal}
     config = XLMConfig.from_pretrained(model.path, **overrides)
-    if not config.causal:
-        raise ConfigError(
-            f"model {model.name}: only causal models can generate, and its config.json says it is not one "
-            "(the published xlm-clm checkpoints say so by mistake: serve them with --causal true)"
-        )
     tokenizer = XLMTokenizer.from_pretrained(model.path)
     _check_vocabulary(model.name, tokenizer, config)
-    languages = _languages(config)
+    languages = languages_of(config)
     default_language = _default_language(model, config, languages)
+    dtype = model.dtype or device.dtype
+    network, report = _class_of(model.name, config).from_pretrained(
+        model.path, config=config, dtype=dtype, device=device.device, output_loading_info=True
+    )
+    tasks = _tasks(model.name, network, report, tokenizer)
+    classifies = TASK_CLASSIFY_SEQUENCE in tasks
+    labelled = classifies or TASK_CLASSIFY_TOKENS in tasks
     card = Model(
         name=model.name,
         version=model.version or "1",
         revision=_revision(model, config, default_language),
-        tasks=[TASK_GENERATE, TASK_TOKENIZE, TASK_DETOKENIZE],
+        tasks=tasks,
         languages=sorted(languages),
         max_input_tokens=config.max_position_embeddings,
         vocabulary_size=config.vocab_size,
-        dtype=model.dtype or device.dtype,
+        dtype=dtype,
         causal=config.causal,
-        decoding_modes=[DECODING_MODE_NEXT_TOKEN],
+        decoding_modes=[DECODING_MODE_NEXT_TOKEN] if TASK_GENERATE in tasks else [],
         input_format=_FORMATS[model.input_format or "huggingface"],
         default_language=default_language,
+        labels=[str(config.id2label[index]) for index in range(config.num_labels)] if labelled else [],
+        problem_type=_problem_type(config) if classifies else PROBLEM_TYPE_UNSPECIFIED,
+        embedding_size=config.emb_dim,
+        layers=config.n_layers,
+        mask_token=str(tokenizer.mask_token) if TASK_FILL_MASK in tasks else "",
+        answers_by_beam=isinstance(network, XLMForQuestionAnswering) and TASK_ANSWER_QUESTION in tasks,
     )
-    network = XLMWithLMHeadModel.from_pretrained(model.path, config=config, dtype=card.dtype, device=device.device)
     tokenizer.tokenize("Warm up.", lang=default_language or "en")  # its rules are compiled at first use
     pieces = PieceTexts(tokenizer.get_vocab(), frozenset(tokenizer.all_special_ids))
-    return LoadedModel(card, config, tokenizer, network, pieces, languages, TextRate())
+    return LoadedModel(card, config, tokenizer, pieces, languages, TextRate(), model.path, network)
+
+
+def _class_of(name: str, config: XLMConfig) -> type[AnyXLM]:
+    """The class that config.json names; the language model where it names none, as the oldest files do."""
+    named = config.architectures or [XLMWithLMHeadModel.__name__]
+    for architecture in named:
+        if architecture in _CLASSES:
+            return _CLASSES[architecture]
+    raise ConfigError(f"model {name}: architecture {', '.join(named)} is none of {', '.join(_CLASSES)}")
+
+
+def _tasks(name: str, network: AnyXLM, report: LoadReport, tokenizer: XLMTokenizer) -> list[Task.ValueType]:
+    """What the model can do with the weights that were in its file."""
+    core = [missing for missing in report.missing if missing.startswith(BASE_PREFIX) or isinstance(network, XLMModel)]
+    if core:
+        raise ConfigError(f"model {name}: its weights lack {', '.join(core[:8])}")
+    common = [TASK_TOKENIZE, TASK_DETOKENIZE, TASK_EMBED]
+    if report.missing:
+        log.warning(
+            "the checkpoint has no weights for its head: its tasks are not served",
+            extra=fields(model=name, missing=", ".join(report.missing)),
+        )
+        return common
+    if not isinstance(network, XLMWithLMHeadModel):
+        return [*_HEAD_TASKS.get(type(network), ()), *common]
+    if network.config.causal:
+        return [*([] if network.pred_layer.asm else [TASK_GENERATE]), TASK_SCORE, *common]
+    mask_id = tokenizer.mask_token_id
+    maskable = mask_id is not None and mask_id < network.config.vocab_size
+    return [TASK_FILL_MASK, TASK_SCORE, *common] if maskable else common
+
+
+def _problem_type(config: XLMConfig) -> ProblemType.ValueType:
+    """As the configuration says; else as transformers would have trained it: one output is a value to regress."""
+    if config.problem_type is not None:
+        return _PROBLEM_TYPES[config.problem_type]
+    return PROBLEM_TYPE_REGRESSION if config.num_labels == 1 else PROBLEM_TYPE_SINGLE_LABEL
 
 
 def _check_vocabulary(name: str, tokenizer: XLMTokenizer, config: XLMConfig) -> None:
@@ -133,11 +203,6 @@ def _check_vocabulary(name: str, tokenizer: XLMTokenizer, config: XLMConfig) -> 
         "".join(vocabulary).encode()
     except UnicodeEncodeError as error:
         raise ConfigError(f"model {name}: a piece in vocab.json is no valid Unicode: {error.reason}") from None
-
-
-def _languages(config: XLMConfig) -> dict[str, int]:
-    known = getattr(config, "lang2id", None) or {}
-    return {str(code): int(index) for code, index in known.items()}
 
 
 def _default_language(model: ModelConfig, config: XLMConfig, languages: Mapping[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""What a worker tells of itself: its version, and log entries of an event with its figures, as text or JSON.
+"""What a worker tells of itself: log entries of an event with its figures, as text or JSON.
 
 Entries hold ids, counts, times and reasons; never a text, a token, a secret or a broker's password.
 """
@@ -10,7 +10,6 @@ import logging
 import sys
 import time
 import traceback
-from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 Figure = str | int | float | bool
@@ -34,14 +33,6 @@ def set_up(level: Literal["debug", "info", "warning", "error"], form: Literal["t
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-
-
-def package_version() -> str:
-    """Version of the installed xlmstream package; "unknown" when run from a bare checkout."""
-    try:
-        return version("xlmstream")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 class _TextFormatter(logging.Formatter):

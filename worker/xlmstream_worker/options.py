@@ -46,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                 group.add_argument(flag, action=argparse.BooleanOptionalAction, help=option.metadata["help"])
                 continue
             default = "" if option.default == "" else f" (default: {option.default})"
-            metavar = "|".join(choices) if choices else kind.__name__.upper()
+            metavar = "|".join(choices) or option.metadata["metavar"] or ("SECONDS" if flag.endswith("-s") else "N")
             group.add_argument(flag, metavar=metavar, help=option.metadata["help"] + default)
     models = parser.add_argument_group("models", "Each directory may hold an xlmstream.json with the same options.")
     models.add_argument("models", nargs="*", metavar="[NAME[@VERSION]=]DIR", help="a model to serve")

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .scheduler import Row
+from .lanes import Row
 from .transfer import upload
 
 

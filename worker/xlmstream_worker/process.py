@@ -13,18 +13,22 @@ import time
 from collections.abc import Sequence
 
 import torch
+from xlmstream.v1.common_pb2 import TASK_GENERATE
 from xlmstream_server.broker import BrokerDown, BrokerMisconfigured, WorkerBroker
 
 from xlmstream_worker import observe
 from xlmstream_worker.config import BrokerConfig, ConfigError, DeviceConfig, WorkerConfig
 from xlmstream_worker.decoder import DecoderEngine
+from xlmstream_worker.encoder import EncoderConfig, EncoderEngine
 from xlmstream_worker.models import LoadedModel, load_model
 from xlmstream_worker.ready import ReadyFile
 from xlmstream_worker.sequences import EngineConfig
-from xlmstream_worker.serving import Serving
+from xlmstream_worker.serving import Engines, Serving
+from xlmstream_worker.xlm import XLMWithLMHeadModel
 
 CONNECT_EVERY_S = 1.0
 EXIT_DEFECT = 70
+MOST_TOKENIZERS = 12
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +40,7 @@ def run(config: WorkerConfig) -> None:
     """
     _set_up_torch(config.device)
     models = [load_model(model, config.device) for model in config.models]
-    engines = [_engine(model, config.device) for model in models]
+    engines = [_engines(model, config.device) for model in models]
     _serve(config, models, engines)
 
 
@@ -47,17 +51,30 @@ def _set_up_torch(device: DeviceConfig) -> None:
         torch.set_num_threads(device.threads)
 
 
-def _engine(model: LoadedModel, device: DeviceConfig) -> DecoderEngine:
-    engine = DecoderEngine(
-        model.network, EngineConfig(max_slots=device.slots, device=device.device, dtype=model.card.dtype)
-    )
+def _tokenizers(device: DeviceConfig, models: int) -> int:
+    """How many texts each model tokenises at once."""
+    if device.tokenizers:
+        return device.tokenizers
+    # On a CPU the cores are taken by the model itself, and on two of them nothing is gained.
+    cores = os.cpu_count() or 1
+    return min(max(cores // 2 // models, 1), MOST_TOKENIZERS) if device.device != "cpu" and cores > 2 else 1
+
+
+def _engines(model: LoadedModel, device: DeviceConfig) -> Engines:
+    """The engines of a model, warm."""
     began = time.monotonic()
-    engine.warm_up()
+    encoder = EncoderEngine(model.network, EncoderConfig(device.batch_tokens or None))
+    encoder.warm_up()
+    decoder = None
+    if isinstance(model.network, XLMWithLMHeadModel) and TASK_GENERATE in model.card.tasks:
+        config = EngineConfig(max_slots=device.slots, device=device.device, dtype=model.card.dtype)
+        decoder = DecoderEngine(model.network, config)
+        decoder.warm_up()
     log.info("warm", extra=observe.fields(model=model.full_name, seconds=round(time.monotonic() - began, 2)))
-    return engine
+    return Engines(decoder, encoder)
 
 
-def _serve(config: WorkerConfig, models: Sequence[LoadedModel], engines: Sequence[DecoderEngine]) -> None:
+def _serve(config: WorkerConfig, models: Sequence[LoadedModel], engines: Sequence[Engines]) -> None:
     """Connect, serve every model until a signal, drain."""
     threading.excepthook = _die
     stopping = threading.Event()
@@ -73,11 +90,14 @@ def _serve(config: WorkerConfig, models: Sequence[LoadedModel], engines: Sequenc
     signal.signal(signal.SIGINT, stop)
     ready = ReadyFile(config.process.ready_file, [model.full_name for model in models])
     worker = _worker_name()
-    for place, (model, engine) in enumerate(zip(models, engines, strict=True)):
+    tokenizers = _tokenizers(config.device, len(models))
+    for place, (model, own) in enumerate(zip(models, engines, strict=True)):
         broker = _connect(config.broker, model, f"{worker}-{place}", stopping)
         if broker is None:
             break
-        servings.append(Serving(model, engine, broker, ready.beat(model.full_name), config.broker.stall_limit_s))
+        servings.append(
+            Serving(model, own, broker, ready.beat(model.full_name), config.broker.stall_limit_s, tokenizers)
+        )
         servings[-1].start()
     if stopping.is_set():  # perhaps before the last of them was there to be told
         for serving in servings:

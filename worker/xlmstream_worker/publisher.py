@@ -1,12 +1,12 @@
 """The publisher: the one thread of a served model that talks to the broker.
 
-It takes executions when slots are free, sends what each step brought while the next one runs, passes on what the broker
-says of cancelled rows, and keeps the lease alive for as long as the decode loop moves. It owns the rows: only it begins
+It takes executions when there is room, sends what each step brought while the next one runs, passes on what the broker
+says of cancelled rows, and keeps the lease alive for as long as the loops move. It owns the rows: only it begins
 and ends them.
 
     broker away    events wait in the broker client and go with the next call that succeeds; nothing new is taken
     fenced         others have this worker's rows: drop them all and begin a new life
-    decoder stuck  say nothing: others get the rows when the lease has run out
+    loop stuck     say nothing: others get the rows when the lease has run out
     drain          take nothing, let rows finish within the grace, hand the rest over with their journals
 """
 
@@ -18,13 +18,13 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from xlmstream_server.broker import BrokerDown, Fenced, Output, Stop, WorkerBroker, failures
+from xlmstream_server.broker import BrokerDown, Fenced, Output, Stop, WorkerBroker, failures, is_terminal
 from xlmstream_server.broker.v1.messages_pb2 import Event, WorkerCard
 
+from xlmstream_worker.loops import Loops
 from xlmstream_worker.observe import fields
 from xlmstream_worker.preparing import Preparer
 from xlmstream_worker.rows import Outbox, Row, RowEvents
-from xlmstream_worker.worker import DecodeLoop
 
 log = logging.getLogger(__name__)
 
@@ -41,28 +41,28 @@ _TERMINAL: dict[Stop, Callable[[], Event]] = {
     Stop.ORPHANED: failures.cancelled,
     Stop.EXPIRED: failures.deadline_compute,
 }
-_TERMINAL_KINDS = ("finished", "failed", "tokenized", "detokenized")
 
 
 class Publisher:
     """Runs on its own thread (`run`); `drain` and `rows` may be used by any.
 
-    `card` gives what the registry shall know now, given the number of rows; `alive` is called every few seconds while
-    the worker does its work.
+    `card` gives what the registry shall know now, given the number of rows and the room for more; `alive` is called
+    every few seconds while the worker does its work.
     """
 
     def __init__(
         self,
         broker: WorkerBroker,
-        decode: DecodeLoop,
+        loops: Loops,
         preparer: Preparer,
         outbox: Outbox,
         stall_limit_s: float,
-        card: Callable[[int], WorkerCard],
+        card: Callable[[int, int], WorkerCard],
         alive: Callable[[], None],
     ) -> None:
         self._broker = broker
-        self._decode = decode
+        self._loops = loops
+        self._admission = loops.admission()
         self._preparer = preparer
         self._outbox = outbox
         self._stall_limit_s = stall_limit_s
@@ -143,7 +143,7 @@ class Publisher:
         for new in collected:
             if not new.row.ended:
                 events.setdefault(new.row, []).extend(new.events)
-                if new.events[-1].WhichOneof("kind") in _TERMINAL_KINDS:
+                if is_terminal(new.events[-1]):
                     self._end(new.row)
                     _log_end(new.row, new.events[-1])
         return [Output(row.execution_id, tuple(row_events)) for row, row_events in events.items()]
@@ -154,7 +154,7 @@ class Publisher:
         if row is None:
             return
         self._end(row)
-        self._decode.end(row)
+        self._loops.end(row)
         if stop in _TERMINAL:
             self._endings.append(Output(execution_id, (_TERMINAL[stop](),)))
         log.info("stopped", extra=fields(execution_id=execution_id, reason=stop.value))
@@ -162,18 +162,20 @@ class Publisher:
     def _end(self, row: Row) -> None:
         row.ended = True
         del self._rows[row.execution_id]
+        self._admission.ended(row.taken.envelope)
 
     # What comes in
 
     def _take(self) -> None:
-        free = self._decode.slots - len(self._rows)
-        if self._draining.is_set() or free <= 0 or not (self._work_waits or self._take_unanswered):
+        room = self._admission.room
+        if self._draining.is_set() or room == 0 or not (self._work_waits or self._take_unanswered):
             return
         self._work_waits = False  # until the next answer says otherwise
         self._take_unanswered = True
-        given = self._broker.take(free)
+        given = self._broker.take(room)
         self._take_unanswered = False
         for taken in given:
+            self._admission.took(taken.envelope)
             row = Row(taken, key=f"{taken.envelope.execution_id}#{next(self._takes)}")
             self._rows[row.execution_id] = row
             self._preparer.submit(row)
@@ -187,14 +189,14 @@ class Publisher:
             self._broker.reap()
             self._renew_at = now + self._broker.renew_every_s
         if now >= self._register_at:
-            self._broker.register(self._card(len(self._rows)))
+            self._broker.register(self._card(len(self._rows), self._admission.room))
             self._register_at = now + REGISTER_EVERY_S
 
     def _is_stuck(self) -> bool:
-        stuck_s = self._decode.stuck_s
+        stuck_s = self._loops.stuck_s
         if stuck_s <= self._stall_limit_s:
             return False
-        log.error("the decode loop is stuck: not renewing the lease", extra=fields(stuck_s=round(stuck_s, 1)))
+        log.error("a loop is stuck: not renewing the lease", extra=fields(stuck_s=round(stuck_s, 1)))
         return True
 
     def _lost_broker(self, down: BrokerDown) -> None:
@@ -212,7 +214,7 @@ class Publisher:
         log.warning("fenced: another worker has this worker's rows", extra=fields(rows=len(self._rows)))
         for row in list(self._rows.values()):
             self._end(row)
-            self._decode.end(row)
+            self._loops.end(row)
         self._endings.clear()
         self._fenced = True
 
@@ -237,10 +239,10 @@ class Publisher:
         log.info("leaving", extra=fields(handed_over=len(self._rows)))
         for row in list(self._rows.values()):
             self._end(row)
-            self._decode.end(row)
+            self._loops.end(row)
         self._outbox.close()
         self._preparer.close()
-        self._decode.stop()
+        self._loops.stop()
         self._broker.close()
 
 

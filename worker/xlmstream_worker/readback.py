@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .beam import BeamSearch
+from .lanes import Row
 from .sampling import Choice, Logprobs
-from .scheduler import Row
 
 
 @dataclass(frozen=True, slots=True)

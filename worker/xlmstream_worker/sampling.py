@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .drawing import Drawing, draw, drawings_of
+from .lanes import Row
 from .penalties import History, Penalty, penalties_of
-from .scheduler import Row
 from .selection import best_token
 from .transfer import upload
 

@@ -1,8 +1,10 @@
-"""One model, served: its engine, its threads and its place in the queue, put together.
+"""One model, served: its engines, its threads and its place in the queue, put together.
 
     publisher thread  Publisher   the broker, the rows
-    decode thread     DecodeLoop  the engine
+    decode thread     DecodeLoop  the decoder engine, of a model that generates
+    encode thread     EncodeLoop  the encoder engine
     prepare thread    Preparer    the tokenizer
+    finish thread     EncodeLoop  the messages of encoder tasks
 
 Each model of a process is served on its own: it has its own lease, and the failure of one leaves the others alone.
 """
@@ -12,19 +14,34 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from xlmstream.version import __version__
 from xlmstream_server.broker import WorkerBroker
 from xlmstream_server.broker.v1.messages_pb2 import ServedModel, WorkerCard
 
 from xlmstream_worker.decoder import DecoderEngine
+from xlmstream_worker.encode_loop import EncodeLoop
+from xlmstream_worker.encoder import EncoderEngine
+from xlmstream_worker.loops import Loops
 from xlmstream_worker.models import LoadedModel
-from xlmstream_worker.observe import fields, package_version
+from xlmstream_worker.observe import fields
 from xlmstream_worker.preparing import Preparer
 from xlmstream_worker.publisher import Publisher
 from xlmstream_worker.rows import Outbox
+from xlmstream_worker.tokenizing import TokenizerProcesses
 from xlmstream_worker.worker import DecodeLoop
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """What computes for one model."""
+
+    decoder: DecoderEngine | None
+    """None for a model that does not generate."""
+    encoder: EncoderEngine
 
 
 class Serving:
@@ -33,24 +50,24 @@ class Serving:
     def __init__(
         self,
         model: LoadedModel,
-        engine: DecoderEngine,
+        engines: Engines,
         broker: WorkerBroker,
         alive: Callable[[], None],
         stall_limit_s: float,
+        tokenizers: int = 1,
     ) -> None:
+        """`tokenizers`: requests of encoder tasks to tokenise at once; 1: in a thread, more: in as many processes."""
         self._model = model
         outbox = Outbox()
-        decode = DecodeLoop(engine, outbox)
+        decode = None if engines.decoder is None else DecodeLoop(engines.decoder, outbox)
+        loops = Loops(decode, EncodeLoop(engines.encoder, outbox))
         worker_id = broker.life.partition(":")[0]
-        self._slots = engine.max_slots
-        self._publisher = Publisher(
-            broker, decode, Preparer(model, decode, outbox, worker_id), outbox, stall_limit_s, self._card, alive
-        )
-        # Daemons: a step that never returns must not keep the process from ending.
-        self._threads = [
-            threading.Thread(target=decode.run, name=f"decode {model.full_name}", daemon=True),
-            threading.Thread(target=self._publisher.run, name=f"publish {model.full_name}", daemon=True),
-        ]
+        processes = TokenizerProcesses(model, tokenizers) if tokenizers > 1 else None
+        preparer = Preparer(model, loops, outbox, worker_id, processes)
+        self._publisher = Publisher(broker, loops, preparer, outbox, stall_limit_s, self._card, alive)
+        publishing = threading.Thread(target=self._publisher.run, name=f"publish {model.full_name}", daemon=True)
+        self._publishing = publishing
+        self._threads = [*loops.threads(model.full_name), publishing]
 
     def start(self) -> None:
         """Begin to take requests."""
@@ -63,14 +80,14 @@ class Serving:
         self._publisher.drain(grace_s)
 
     def join(self) -> None:
-        """Wait until the publisher has handed over. A decode thread that is stuck is left behind."""
-        self._threads[1].join()
+        """Wait until the publisher has handed over. A thread that is stuck computing is left behind."""
+        self._publishing.join()
 
-    def _card(self, rows: int) -> WorkerCard:
+    def _card(self, rows: int, room: int) -> WorkerCard:
         served = ServedModel(
             model=self._model.card,
             bytes_per_token=self._model.text_rate.bytes_per_token,
-            slots=self._slots,
-            busy_slots=min(rows, self._slots),
+            slots=rows + room,
+            busy_slots=rows,
         )
-        return WorkerCard(version=package_version(), models=[served])
+        return WorkerCard(version=__version__, models=[served])

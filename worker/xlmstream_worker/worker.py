@@ -112,8 +112,9 @@ class DecodeLoop:
             new = generation.push(output, result.batch_size)
             if generation.ended:
                 del self._running[output.key]
-                if output.finished is None:
-                    self._engine.finish(output.key, output.candidate)
+                self._engine.cancel(output.key)  # a stop string or a failure may leave something running
+            elif output.finished is None and generation.candidate_ended(output.candidate):
+                self._engine.finish(output.key, output.candidate)
             if new:
                 events.append(RowEvents(row, new))
         return events

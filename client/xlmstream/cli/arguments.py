@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from functools import partial
 
 from xlmstream.channel import DEFAULT_ADDRESS
+from xlmstream.cli import tasks
 from xlmstream.cli.commands import generate, health, models, tokenize, version
 from xlmstream.cli.failures import EXIT_CODES
 from xlmstream.cli.up import up
@@ -21,6 +23,7 @@ examples:
   xlmstream up en-fr@2=models/en-fr                serve a model of your own
   xlmstream generate "In the beginning"            watch a text grow
   xlmstream generate --json < prompts.txt          one prompt a line in, one JSON object a line out
+  xlmstream embed --json < lines.txt               one vector for each line
   xlmstream tokenize "A word."                     ids, places and pieces
   xlmstream models --address gateway:50051         what a service serves
 
@@ -49,6 +52,74 @@ One prompt is streamed as it grows; several are sent together and come back in t
 """
 
 
+TASK_SUMMARIES = {
+    "embed": "turn texts into vectors",
+    "fill_mask": "find what may stand in the gaps of texts",
+    "classify": "label texts or pairs of texts",
+    "tag": "label the words of texts and find the entities they form",
+    "answer": "find the answers to questions in texts",
+    "choose": "choose what follows a text best",
+    "score": "tell how probable texts are",
+}
+
+_LINES = "Lines of standard input are sent over one stream and come back in their order."
+TASK_EXAMPLES = {
+    "embed": f"""\
+examples:
+  xlmstream embed "A sentence." "Une phrase." --normalize
+  xlmstream embed --json < lines.txt > vectors.jsonl
+
+{_LINES}
+""",
+    "fill_mask": f"""\
+examples:
+  xlmstream fill-mask "Paris is the <special1> of France."
+  xlmstream fill-mask --top-k 3 --language fr "Le <special1> est bleu."
+
+The gap is written as the model's mask token, which `xlmstream models --json` tells.
+{_LINES}
+""",
+    "classify": f"""\
+examples:
+  xlmstream classify "What a film!" --top-k 1
+  printf 'It rains.\\tIt is wet.\\n' | xlmstream classify
+
+A tab within a line parts the two texts of a pair.
+{_LINES}
+""",
+    "tag": f"""\
+examples:
+  xlmstream tag "Ada Lovelace lived in London." --language en
+  xlmstream tag --json < lines.txt
+
+{_LINES}
+""",
+    "answer": f"""\
+examples:
+  xlmstream answer "Who wrote it?" "It was written by Ada." --top-k 3
+  xlmstream answer --json < questions.tsv
+
+A line has a question and its text, with a tab between.
+{_LINES}
+""",
+    "choose": f"""\
+examples:
+  xlmstream choose "He opened the door and" "went in." "ate the sky."
+  xlmstream choose --json < choices.tsv
+
+A line has a text and its choices, with tabs between.
+{_LINES}
+""",
+    "score": f"""\
+examples:
+  xlmstream score "In the beginning" "Beginning the in"
+  xlmstream score --json --include-tokens < lines.txt
+
+{_LINES}
+""",
+}
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line. `run` of the parsed arguments is the command's function."""
     top = _formatted(argparse.ArgumentParser(prog="xlmstream"), "XLM language models over gRPC.", EXAMPLES + EXIT_CODES)
@@ -63,6 +134,7 @@ def parser() -> argparse.ArgumentParser:
     generating = add(generate, "generate", "continue texts", GENERATE_EXAMPLES)
     generating.add_argument("texts", nargs="*", metavar="PROMPT", help="default: one from each line of standard input")
     _generation_flags(generating)
+    _more_generation_flags(generating)
     _text_flags(generating)
     _connection_flags(generating, timeout_s=120)
     tokenizing = add(tokenize, "tokenize", "show the tokens of texts")
@@ -70,6 +142,8 @@ def parser() -> argparse.ArgumentParser:
     tokenizing.add_argument("--add-special-tokens", action="store_true", default=None, help="as an encoder takes them")
     _text_flags(tokenizing)
     _connection_flags(tokenizing, timeout_s=30)
+    for name, summary in TASK_SUMMARIES.items():
+        _task_flags(name, add(partial(tasks.run, name), name.replace("_", "-"), summary, TASK_EXAMPLES[name]))
     listing = add(models, "models", "list the served models")
     _json_flag(listing)
     _connection_flags(listing, timeout_s=10)
@@ -78,6 +152,55 @@ def parser() -> argparse.ArgumentParser:
     _connection_flags(check, timeout_s=3)
     _connection_flags(add(version, "version", "show the versions of this client and of the service"), timeout_s=2)
     return top
+
+
+def _task_flags(name: str, parser: argparse.ArgumentParser) -> None:
+    """The inputs and the flags of a task that does not generate."""
+    if name == "answer":
+        parser.add_argument("question", nargs="?", metavar="QUESTION")
+        parser.add_argument("context", nargs="?", metavar="TEXT", help="where to find the answer")
+    else:
+        kind = "PROMPT CHOICE" if name == "choose" else "TEXT"
+        parser.add_argument("texts", nargs="*", metavar=kind, help="default: one from each line of standard input")
+    group = parser.add_argument_group("task") if name != "choose" else parser
+    match name:
+        case "embed":
+            group.add_argument("--pooling", choices=["first", "mean", "max", "last", "none"], help="default: mean")
+            group.add_argument("--layer", type=int, metavar="N", help="hidden states of this layer (default: the last)")
+            group.add_argument("--normalize", action="store_true", default=None, help="scale vectors to length 1")
+            group.add_argument("--dimensions", type=int, metavar="N", help="keep the first N numbers (default: all)")
+            group.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="default: float32")
+        case "fill_mask":
+            group.add_argument("--top-k", type=int, metavar="K", help="candidates for each gap (default: 5)")
+            group.add_argument(
+                "--target", dest="targets", action="append", metavar="WORD", help="only such words; may be repeated"
+            )
+        case "classify":
+            group.add_argument("--function", choices=["softmax", "sigmoid", "none"], help="default: the model's")
+            group.add_argument("--top-k", type=int, metavar="K", help="labels to show (default: all)")
+            group.add_argument(
+                "--label", dest="labels", action="append", metavar="LABEL", help="only such labels; may be repeated"
+            )
+        case "tag":
+            group.add_argument("--aggregation", choices=["simple", "first", "average", "max"], help="default: first")
+            group.add_argument(
+                "--ignore-label", dest="ignore_labels", action="append", metavar="LABEL", help="may be repeated"
+            )
+            group.add_argument("--include-tokens", action="store_true", default=None, help="all tokens, for --json")
+        case "answer":
+            group.add_argument("--top-k", type=int, metavar="K", help="answers to show (default: 1)")
+            group.add_argument("--max-answer-tokens", type=int, metavar="N", help="longest answer (default: 15)")
+            group.add_argument("--max-question-tokens", type=int, metavar="N", help="cut the question (default: 64)")
+            group.add_argument("--window-tokens", type=int, metavar="N", help="tokens of one window (default: 384)")
+            group.add_argument("--stride-tokens", type=int, metavar="N", help="from window to window (default: 128)")
+            group.add_argument(
+                "--allow-no-answer", action="store_true", default=None, help='let "no answer" win where it is likelier'
+            )
+        case "score":
+            group.add_argument("--score-end", action="store_true", default=None, help="also the token that ends a text")
+            group.add_argument("--include-tokens", action="store_true", default=None, help="every token, for --json")
+    _text_flags(parser, keyed=False)
+    _connection_flags(parser, timeout_s=3600)
 
 
 def _formatted(parser: argparse.ArgumentParser, description: str, epilog: str) -> argparse.ArgumentParser:
@@ -115,10 +238,39 @@ def _generation_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--seed", type=int, metavar="N", help="same seed, same text (default: random)")
     group.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be repeated")
+    group.add_argument(
+        "--stop-token-id", dest="stop_token_ids", type=int, action="append", metavar="ID", help="the same"
+    )
     group.add_argument("--ignore-eos", action="store_true", default=None, help="go on after the end of sequence")
 
 
-def _text_flags(parser: argparse.ArgumentParser) -> None:
+def _more_generation_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("generation, further")
+    group.add_argument("--min-p", type=float, metavar="P", help="no token less likely than P times the likeliest")
+    group.add_argument("--typical-p", type=float, metavar="P", help="sample among the most typical that add up to P")
+    group.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1: less of what was said")
+    group.add_argument("--presence-penalty", type=float, metavar="R", help="taken from the logit of what was said")
+    group.add_argument("--frequency-penalty", type=float, metavar="R", help="the same, for each time it was said")
+    group.add_argument("--no-repeat-ngram-size", type=int, metavar="N", help="no N tokens in a row come twice")
+    group.add_argument("--bad-word", dest="bad_words", action="append", metavar="TEXT", help="never; may be repeated")
+    group.add_argument(
+        "--logit-bias", type=_bias, action="append", metavar="ID=BIAS", help="added to a token's logit; may be repeated"
+    )
+    group.add_argument("--num-return-sequences", type=int, metavar="N", help="candidates; --json shows all")
+    group.add_argument("--num-beams", type=int, metavar="N", help="beam search of this width")
+    group.add_argument("--length-penalty", type=float, metavar="R", help="beam search: above 0 favours longer texts")
+    group.add_argument("--early-stopping", choices=["heuristic", "when_full", "never"], help="beam search: when to end")
+    group.add_argument("--top-logprobs", type=int, metavar="K", help="tell the K likeliest tokens of each step")
+    group.add_argument("--echo", action="store_true", default=None, help="the prompt, too")
+
+
+def _bias(given: str) -> tuple[int, float]:
+    """ID=BIAS, as argparse wants it: a ValueError is told as wrong usage."""
+    token_id, _, bias = given.partition("=")
+    return int(token_id), float(bias)
+
+
+def _text_flags(parser: argparse.ArgumentParser, *, keyed: bool = True) -> None:
     group = parser.add_argument_group("request")
     group.add_argument("--model", metavar="NAME[@VERSION]", help="default: the only one served")
     group.add_argument("--language", metavar="CODE", help="language of the texts (default: the model's)")
@@ -129,7 +281,8 @@ def _text_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--priority", choices=["interactive", "standard", "bulk"], help="which queue (default: standard)"
     )
-    group.add_argument("--request-id", metavar="KEY", help="your key: the same request again joins the first")
+    if keyed:
+        group.add_argument("--request-id", metavar="KEY", help="your key: the same request again joins the first")
     _json_flag(group)
 
 

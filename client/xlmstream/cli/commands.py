@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence, Sequence
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -35,9 +35,9 @@ _RETRY = RetryPolicy(max_attempts=5)
 
 def generate(arguments: argparse.Namespace) -> int:
     """Stream one prompt, or send several together."""
-    prompts = _texts(arguments.texts)
-    keywords = cast(GenerateKeywords, _given(arguments, GenerateKeywords.__annotations__))
-    with _client(arguments) as client:
+    prompts = texts_of(arguments.texts)
+    keywords = cast(GenerateKeywords, given_keywords(arguments, GenerateKeywords.__annotations__))
+    with connect(arguments) as client:
         first = list(itertools.islice(prompts, 2))
         if len(first) == 1 and not arguments.json:
             return _stream(client, first[0], keywords)
@@ -49,12 +49,12 @@ def generate(arguments: argparse.Namespace) -> int:
                     code, message = explain(outcome, arguments.address)
                     worst = max(worst, code)
                     if arguments.json:
-                        _print_json({"prompt": prompt, "error": {"reason": outcome.reason, "message": outcome.message}})
+                        print_json({"prompt": prompt, "error": {"reason": outcome.reason, "message": outcome.message}})
                     else:
                         print()
                         print(f"xlmstream: {prompt!r}: {message}", file=sys.stderr)
                 elif arguments.json:
-                    _print_json({"prompt": prompt, **_generation_json(outcome)})
+                    print_json({"prompt": prompt, **_generation_json(outcome)})
                 else:
                     print(f"{_dim(prompt)} {outcome.text}" if sys.stdout.isatty() else outcome.text)
         return worst
@@ -83,12 +83,12 @@ def _stream(client: Client, prompt: str, keywords: GenerateKeywords) -> int:
 
 def tokenize(arguments: argparse.Namespace) -> int:
     """One line a token, the texts apart by an empty line."""
-    keywords = cast(TokenizeKeywords, _given(arguments, TokenizeKeywords.__annotations__))
-    with _client(arguments) as client:
-        for number, text in enumerate(_texts(arguments.texts)):
+    keywords = cast(TokenizeKeywords, given_keywords(arguments, TokenizeKeywords.__annotations__))
+    with connect(arguments) as client:
+        for number, text in enumerate(texts_of(arguments.texts)):
             tokens = client.tokenize(text, **keywords)
             if arguments.json:
-                _print_json({"text": text, "tokens": [dataclasses.asdict(token) for token in tokens.tokens]})
+                print_json({"text": text, "tokens": [dataclasses.asdict(token) for token in tokens.tokens]})
                 continue
             if number:
                 print()
@@ -99,11 +99,11 @@ def tokenize(arguments: argparse.Namespace) -> int:
 
 
 def models(arguments: argparse.Namespace) -> int:
-    with _client(arguments) as client:
+    with connect(arguments) as client:
         served = client.models()
     if arguments.json:
         for model in served:
-            _print_json(MessageToDict(model, preserving_proto_field_name=True))
+            print_json(MessageToDict(model, preserving_proto_field_name=True))
     elif served:
         heading = ("MODEL", "STATE", "WORKERS", "MAX TOKENS", "DTYPE", "LANGUAGES", "TASKS")
         _print_table(heading, map(_model_row, served))
@@ -145,23 +145,23 @@ def health(arguments: argparse.Namespace) -> int:
 def version(arguments: argparse.Namespace) -> int:
     print(f"client  {xlmstream.__version__}")
     try:
-        with _client(arguments, RetryPolicy(max_attempts=1)) as client:
+        with connect(arguments, RetryPolicy(max_attempts=1)) as client:
             print(f"service {client.server_info().version} at {arguments.address}")
     except Unavailable:
         print(f"service none answers at {arguments.address}")
     return 0
 
 
-def _client(arguments: argparse.Namespace, retry: RetryPolicy = _RETRY) -> Client:
+def connect(arguments: argparse.Namespace, retry: RetryPolicy = _RETRY) -> Client:
     return Client(arguments.address.split(","), timeout_s=arguments.timeout, retry=retry)
 
 
-def _given(arguments: argparse.Namespace, known: Iterable[str]) -> dict[str, Any]:
+def given_keywords(arguments: argparse.Namespace, known: Iterable[str]) -> dict[str, Any]:
     """The keywords that were set on the command line."""
-    return {name: getattr(arguments, name) for name in known if getattr(arguments, name) is not None}
+    return {name: value for name in known if (value := getattr(arguments, name, None)) is not None}
 
 
-def _texts(given: Sequence[str]) -> Iterator[str]:
+def texts_of(given: Sequence[str]) -> Iterator[str]:
     """The texts of the command line, or those on the lines of standard input."""
     if given:
         yield from given
@@ -179,6 +179,8 @@ def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
 
 
 def _generation_json(generation: Generation) -> dict[str, object]:
+    several = len(generation.candidates) > 1 or any(one.logprobs for one in generation.candidates)
+    candidates = [dataclasses.asdict(one) for one in generation.candidates]
     return {
         "text": generation.text,
         "token_ids": generation.token_ids,
@@ -186,11 +188,14 @@ def _generation_json(generation: Generation) -> dict[str, object]:
         "parameters": {field.name: _plain(value) for field, value in generation.parameters.ListFields()},
         "usage": dataclasses.asdict(generation.usage),
         "timing": dataclasses.asdict(generation.timing),
+        **({"candidates": candidates} if several else {}),
     }
 
 
 def _plain(value: object) -> object:
     """A field of a message as JSON has it; a 64-bit seed stays a number, unlike in protobuf's own JSON."""
+    if isinstance(value, MutableMapping):
+        return dict(value)
     return list(value) if isinstance(value, MutableSequence) else value
 
 
@@ -198,7 +203,7 @@ def _dim(text: str) -> str:
     return text if os.environ.get("NO_COLOR") else f"\033[2m{text}\033[0m"
 
 
-def _print_json(value: Mapping[str, object]) -> None:
+def print_json(value: Mapping[str, object]) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 

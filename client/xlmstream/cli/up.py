@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from xlmstream.channel import DEFAULT_ADDRESS
+from xlmstream.cli.leash import leashed
 from xlmstream.client import AsyncClient
 from xlmstream.retry import RetryPolicy
 from xlmstream.v1.models_pb2 import Model, ModelState
@@ -100,9 +101,7 @@ class _Part:
     async def start(cls, name: str, command: Sequence[str]) -> _Part:
         print(f"{name:<8}| starting: python -m {shlex.join(command)}", flush=True)
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            *command,
+            *leashed([sys.executable, "-m", *command]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

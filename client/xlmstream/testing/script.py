@@ -13,7 +13,7 @@ from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status
 
 from xlmstream import status
-from xlmstream.v1.common_pb2 import FINISH_REASON_EOS, FINISH_REASON_LENGTH, Timing, Usage
+from xlmstream.v1.common_pb2 import FINISH_REASON_EOS, FINISH_REASON_LENGTH, Timing, Token, Usage
 from xlmstream.v1.errors_pb2 import ErrorReason
 from xlmstream.v1.generation_pb2 import (
     Candidate,
@@ -26,7 +26,6 @@ from xlmstream.v1.generation_pb2 import (
     StreamFinished,
     TokenDelta,
 )
-from xlmstream.v1.inference_pb2 import Token
 
 
 @dataclass(frozen=True)

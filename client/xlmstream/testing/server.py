@@ -21,8 +21,9 @@ class FakeServer(Stage):
     """An xlmstream service whose answers you write; use it as a context manager.
 
     `requests` holds every request received, in order of arrival; `open_streams` counts the streams of generation being
-    served; `models` is what the model service lists (call `notify` after a change); `changed` is a condition notified
-    at every request, begin and end of a stream, and change: wait on it, with a timeout, instead of sleeping.
+    served; `window` is the credit that an InferStream begins with; `models` is what the model service lists (call
+    `notify` after a change); `changed` is a condition notified at every request, begin and end of a stream, and change:
+    wait on it, with a timeout, instead of sleeping.
     """
 
     def __init__(
@@ -33,7 +34,8 @@ class FakeServer(Stage):
         port: int = 0,
     ) -> None:
         """
-        answers: what follows each prompt, as a mapping or a function; without it every prompt is repeated.
+        answers: what follows each prompt, as a mapping or a function; without it every prompt is repeated. A Failure
+            also meets the inputs of other tasks whose first text is the prompt; their results are made of the input.
         coalesce: how many events each stream message joins, taken in turn again and again; 0 stands for a heartbeat.
         port: where to listen; 0 takes a free one.
         """

@@ -3,18 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import grpc
+from google.rpc.status_pb2 import Status
 
 from xlmstream.testing.script import Failure, generate
-from xlmstream.testing.stage import Stage, abort
+from xlmstream.testing.stage import Fault, Stage, abort
+from xlmstream.testing.tasks import PERFORM, text_of, with_cost
+from xlmstream.v1 import classification_pb2 as classification
 from xlmstream.v1 import inference_pb2 as inference
 from xlmstream.v1 import models_pb2 as models
 from xlmstream.v1 import server_pb2 as server
+from xlmstream.v1.embedding_pb2 import EmbedOutput, EmbedRequest, EmbedResponse
+from xlmstream.v1.fill_mask_pb2 import FillMaskOutput, FillMaskRequest, FillMaskResponse
 from xlmstream.v1.generation_pb2 import GenerateOutput
 from xlmstream.v1.inference_pb2_grpc import InferenceServiceServicer
 from xlmstream.v1.models_pb2_grpc import ModelServiceServicer
+from xlmstream.v1.question_answering_pb2 import AnswerQuestionOutput, AnswerQuestionRequest, AnswerQuestionResponse
+from xlmstream.v1.scoring_pb2 import ScoreOutput, ScoreRequest, ScoreResponse
 from xlmstream.v1.server_pb2_grpc import ServerServiceServicer
 
 
@@ -59,17 +67,111 @@ class InferenceService(InferenceServiceServicer):
         self._stage.receive(request, "CancelRequest", context)
         return inference.CancelRequestResponse(cancelled=self._stage.cancel(request, context))
 
+    def Embed(self, request: EmbedRequest, context: grpc.ServicerContext) -> EmbedResponse:
+        return EmbedResponse(outputs=self._outputs("Embed", "embed", request, context))
+
+    def FillMask(self, request: FillMaskRequest, context: grpc.ServicerContext) -> FillMaskResponse:
+        return FillMaskResponse(outputs=self._outputs("FillMask", "fill_mask", request, context))
+
+    def ClassifySequence(
+        self, request: classification.ClassifySequenceRequest, context: grpc.ServicerContext
+    ) -> classification.ClassifySequenceResponse:
+        return classification.ClassifySequenceResponse(
+            outputs=self._outputs("ClassifySequence", "classify_sequence", request, context)
+        )
+
+    def ClassifyTokens(
+        self, request: classification.ClassifyTokensRequest, context: grpc.ServicerContext
+    ) -> classification.ClassifyTokensResponse:
+        return classification.ClassifyTokensResponse(
+            outputs=self._outputs("ClassifyTokens", "classify_tokens", request, context)
+        )
+
+    def AnswerQuestion(self, request: AnswerQuestionRequest, context: grpc.ServicerContext) -> AnswerQuestionResponse:
+        return AnswerQuestionResponse(outputs=self._outputs("AnswerQuestion", "answer_question", request, context))
+
+    def ChooseMultiple(
+        self, request: classification.ChooseMultipleRequest, context: grpc.ServicerContext
+    ) -> classification.ChooseMultipleResponse:
+        return classification.ChooseMultipleResponse(
+            outputs=self._outputs("ChooseMultiple", "choose_multiple", request, context)
+        )
+
+    def Score(self, request: ScoreRequest, context: grpc.ServicerContext) -> ScoreResponse:
+        return ScoreResponse(outputs=self._outputs("Score", "score", request, context))
+
     def Tokenize(self, request: inference.TokenizeRequest, context: grpc.ServicerContext) -> inference.TokenizeResponse:
-        self._stage.receive(request, "Tokenize", context)
-        results = [inference.TokenizeResult(tokens=self._stage.words.tokens(one.text)) for one in request.inputs]
-        return inference.TokenizeResponse(outputs=[inference.TokenizeOutput(result=one) for one in results])
+        return inference.TokenizeResponse(outputs=self._outputs("Tokenize", "tokenize", request, context))
 
     def Detokenize(
         self, request: inference.DetokenizeRequest, context: grpc.ServicerContext
     ) -> inference.DetokenizeResponse:
-        self._stage.receive(request, "Detokenize", context)
-        results = [inference.DetokenizeResult(text=self._stage.words.text(one.ids)) for one in request.inputs]
-        return inference.DetokenizeResponse(outputs=[inference.DetokenizeOutput(result=one) for one in results])
+        return inference.DetokenizeResponse(outputs=self._outputs("Detokenize", "detokenize", request, context))
+
+    def InferStream(
+        self, request_iterator: Iterator[inference.InferStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[inference.InferStreamResponse]:
+        fault: Fault | None = None
+        for number, request in enumerate(request_iterator):
+            if number == 0:
+                fault = self._stage.receive(request, "InferStream", context)
+            else:
+                self._stage.note(request)
+            if fault is not None and number >= fault.after_messages:
+                abort(context, fault.failure)
+            response = inference.InferStreamResponse()
+            for action in request.actions:
+                if action.HasField("open"):
+                    response.events.add().opened.credit = self._stage.window
+                elif action.HasField("item"):
+                    response.events.add().output.CopyFrom(self._output(action.item))
+                    response.events.add().credit.items = 1
+            yield response
+        yield inference.InferStreamResponse(events=[inference.InferEvent(finished=inference.InferFinished())])
+
+    def _output(self, item: inference.InferItem) -> inference.InferOutput:
+        output = inference.InferOutput(correlation_id=item.correlation_id)
+        branch = item.WhichOneof("task") or ""
+        content: Any = getattr(item, branch)
+        outcome = self._perform(branch, content.input, getattr(content, "parameters", None))
+        getattr(output, "error" if isinstance(outcome, Status) else branch).CopyFrom(outcome)
+        return output
+
+    def _outputs(self, method: str, branch: str, request: Any, context: grpc.ServicerContext) -> list[Any]:
+        self._stage.receive(request, method, context)
+        parameters = getattr(request, "parameters", None)
+        kind = OUTPUTS[branch]
+        return [
+            kind(error=outcome) if isinstance(outcome, Status) else kind(result=outcome)
+            for outcome in (self._perform(branch, given, parameters) for given in request.inputs)
+        ]
+
+    def _perform(self, branch: str, given: Any, parameters: Any) -> Any:
+        """The result of one input, or the Status that the script has for it."""
+        if branch == "generate":
+            prompt = self._stage.prompt_of(given)
+            answer = self._stage.answer(prompt)
+            if isinstance(answer, Failure):
+                return answer.to_status()
+            return generate(self._stage.words, prompt, answer, parameters)
+        text = text_of(given)
+        failure = self._stage.failure_of(text)
+        return (
+            failure.to_status() if failure else with_cost(PERFORM[branch](self._stage.words, given, parameters), text)
+        )
+
+
+OUTPUTS: Mapping[str, Any] = {
+    "embed": EmbedOutput,
+    "fill_mask": FillMaskOutput,
+    "classify_sequence": classification.ClassifySequenceOutput,
+    "classify_tokens": classification.ClassifyTokensOutput,
+    "answer_question": AnswerQuestionOutput,
+    "choose_multiple": classification.ChooseMultipleOutput,
+    "score": ScoreOutput,
+    "tokenize": inference.TokenizeOutput,
+    "detokenize": inference.DetokenizeOutput,
+}
 
 
 class ModelService(ModelServiceServicer):

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from xlmstream.failures import DETAILS_KEY
 from xlmstream.testing.script import Answer, Failure, Words, coalesced, generate, journal
+from xlmstream.testing.tasks import EMBEDDING_SIZE, LABELS, MASK_TOKEN
 from xlmstream.v1 import inference_pb2 as inference
 from xlmstream.v1 import models_pb2 as models
 from xlmstream.v1.common_pb2 import Task, TextInput
@@ -26,7 +27,7 @@ def fake_model(name: str = "fake", version: str = "1") -> models.Model:
         name=name,
         version=version,
         revision="0",
-        tasks=[Task.TASK_GENERATE, Task.TASK_TOKENIZE, Task.TASK_DETOKENIZE],
+        tasks=[task for task in Task.values() if task != Task.TASK_UNSPECIFIED],
         languages=["de", "en", "es", "fr"],
         default_language="en",
         max_input_tokens=256,
@@ -37,6 +38,11 @@ def fake_model(name: str = "fake", version: str = "1") -> models.Model:
         input_format=models.InputFormat.INPUT_FORMAT_ORIGINAL,
         state=models.ModelState.MODEL_STATE_READY,
         workers=1,
+        labels=LABELS,
+        problem_type=models.ProblemType.PROBLEM_TYPE_SINGLE_LABEL,
+        embedding_size=EMBEDDING_SIZE,
+        layers=2,
+        mask_token=MASK_TOKEN,
     )
 
 
@@ -68,6 +74,7 @@ class Stage:
         self.requests: list[Message] = []
         self.open_streams = 0
         self.models = [fake_model()]
+        self.window = 1024
         self.changed = threading.Condition()
         self.words = Words()
         self._answers = answers
@@ -105,6 +112,12 @@ class Stage:
         with self.changed:
             self.changed.notify_all()
 
+    def note(self, request: Message) -> None:
+        """Note a further message of a call."""
+        with self.changed:
+            self.requests.append(request)
+            self.changed.notify_all()
+
     def receive(self, request: Message, method: str, context: grpc.ServicerContext) -> Fault | None:
         """Note a request. Fails it where that is due now; returns a fault that is due later."""
         with self.changed:
@@ -124,6 +137,13 @@ class Stage:
         if callable(self._answers):
             return self._answers(prompt)
         return self._answers.get(prompt, Failure("INVALID_INPUT", f"no answer was written for {prompt!r}"))
+
+    def failure_of(self, text: str) -> Failure | None:
+        """What an input of a task that does not generate shall meet: Failures among the answers hold for all tasks."""
+        if self._answers is None:
+            return None
+        answer = self._answers(text) if callable(self._answers) else self._answers.get(text)
+        return answer if isinstance(answer, Failure) else None
 
     def prompt_of(self, prompt: TextInput) -> str:
         return prompt.text if prompt.HasField("text") else self.words.text(prompt.token_ids.ids)

@@ -32,6 +32,20 @@ class _TaskEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeW
     """Text to token ids: Tokenize."""
     TASK_DETOKENIZE: _Task.ValueType  # 3
     """Token ids to text: Detokenize."""
+    TASK_EMBED: _Task.ValueType  # 4
+    """Texts to vectors: Embed."""
+    TASK_FILL_MASK: _Task.ValueType  # 5
+    """Which tokens may stand in the gaps of a text: FillMask."""
+    TASK_CLASSIFY_SEQUENCE: _Task.ValueType  # 6
+    """Labels or a value for a text or a pair of texts: ClassifySequence."""
+    TASK_CLASSIFY_TOKENS: _Task.ValueType  # 7
+    """Labels for the words of a text, and the entities they form: ClassifyTokens."""
+    TASK_ANSWER_QUESTION: _Task.ValueType  # 8
+    """The stretch of a text that answers a question: AnswerQuestion."""
+    TASK_CHOOSE_MULTIPLE: _Task.ValueType  # 9
+    """Which of several continuations fits a text best: ChooseMultiple."""
+    TASK_SCORE: _Task.ValueType  # 10
+    """How probable a text is, token by token: Score."""
 
 class Task(_Task, metaclass=_TaskEnumTypeWrapper):
     """A kind of work that a served model can do. A model lists its tasks in Model.tasks; asking for another one
@@ -45,6 +59,20 @@ TASK_TOKENIZE: Task.ValueType  # 2
 """Text to token ids: Tokenize."""
 TASK_DETOKENIZE: Task.ValueType  # 3
 """Token ids to text: Detokenize."""
+TASK_EMBED: Task.ValueType  # 4
+"""Texts to vectors: Embed."""
+TASK_FILL_MASK: Task.ValueType  # 5
+"""Which tokens may stand in the gaps of a text: FillMask."""
+TASK_CLASSIFY_SEQUENCE: Task.ValueType  # 6
+"""Labels or a value for a text or a pair of texts: ClassifySequence."""
+TASK_CLASSIFY_TOKENS: Task.ValueType  # 7
+"""Labels for the words of a text, and the entities they form: ClassifyTokens."""
+TASK_ANSWER_QUESTION: Task.ValueType  # 8
+"""The stretch of a text that answers a question: AnswerQuestion."""
+TASK_CHOOSE_MULTIPLE: Task.ValueType  # 9
+"""Which of several continuations fits a text best: ChooseMultiple."""
+TASK_SCORE: Task.ValueType  # 10
+"""How probable a text is, token by token: Score."""
 global___Task = Task
 
 class _Priority:
@@ -106,21 +134,25 @@ class _DisconnectPolicy:
 class _DisconnectPolicyEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_DisconnectPolicy.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     DISCONNECT_POLICY_UNSPECIFIED: _DisconnectPolicy.ValueType  # 0
-    """Same as DISCONNECT_POLICY_CANCEL."""
+    """DETACH for a unary call that carries a request_id, CANCEL for every other call."""
     DISCONNECT_POLICY_CANCEL: _DisconnectPolicy.ValueType  # 1
     """Stop the work. ResumeStream then replays what was produced and ends with CANCELLED."""
     DISCONNECT_POLICY_DETACH: _DisconnectPolicy.ValueType  # 2
-    """Keep working for 30 seconds without a listener, so that ResumeStream can take over."""
+    """Keep working for 30 seconds without a listener, so that ResumeStream, or the same call sent again with its
+    request_id, can take over. A unary call without a request_id is cancelled all the same: nothing could take it over.
+    """
 
 class DisconnectPolicy(_DisconnectPolicy, metaclass=_DisconnectPolicyEnumTypeWrapper):
     """What happens to the work when the call that asked for it is dropped (the client went away or the connection broke)."""
 
 DISCONNECT_POLICY_UNSPECIFIED: DisconnectPolicy.ValueType  # 0
-"""Same as DISCONNECT_POLICY_CANCEL."""
+"""DETACH for a unary call that carries a request_id, CANCEL for every other call."""
 DISCONNECT_POLICY_CANCEL: DisconnectPolicy.ValueType  # 1
 """Stop the work. ResumeStream then replays what was produced and ends with CANCELLED."""
 DISCONNECT_POLICY_DETACH: DisconnectPolicy.ValueType  # 2
-"""Keep working for 30 seconds without a listener, so that ResumeStream can take over."""
+"""Keep working for 30 seconds without a listener, so that ResumeStream, or the same call sent again with its
+request_id, can take over. A unary call without a request_id is cancelled all the same: nothing could take it over.
+"""
 global___DisconnectPolicy = DisconnectPolicy
 
 class _FinishReason:
@@ -177,7 +209,9 @@ class RequestOptions(google.protobuf.message.Message):
     request_id: builtins.str
     """Your key for this request, 1 to 128 characters of letters, digits, '.', '_', ':' and '-'. Optional. A second
     request with the same key and the same content joins the first instead of running again; with other content it
-    fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED. Keys are remembered for 600 s after the request ended.
+    fails with ALREADY_EXISTS, reason REQUEST_ID_REUSED. Keys are remembered for 600 s after the request ended, however
+    it ended: one that was cancelled, by CancelRequest or because nobody listened any more (disconnect_policy), answers
+    CANCELLED for that time. To run such a request again, choose another key.
     """
     model: builtins.str
     """The served model: "name" or "name@version". Empty: the only model served; where several are served, empty is
@@ -238,7 +272,8 @@ class TextInput(google.protobuf.message.Message):
     """The text, 1 byte to ServerLimits.max_text_bytes in UTF-8. It must not be empty or only white space."""
     language: builtins.str
     """Language code of the text, one of Model.languages; otherwise INVALID_ARGUMENT naming those. Chooses the language
-    embedding and the tokenizer's rules. Unset: the model's default language.
+    embedding and the tokenizer's rules. Unset: the model's default language; yet tasks that do not generate add no
+    language embedding then where Model.input_format is INPUT_FORMAT_HUGGINGFACE, as transformers' pipelines add none.
     """
     allow_special_tokens: builtins.bool
     """Whether "</s>" and the like inside `text` mean the special tokens. Default false: they are literal text."""
@@ -264,6 +299,36 @@ class TextInput(google.protobuf.message.Message):
 global___TextInput = TextInput
 
 @typing.final
+class Token(google.protobuf.message.Message):
+    """One token of a text."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    PIECE_FIELD_NUMBER: builtins.int
+    START_FIELD_NUMBER: builtins.int
+    END_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    piece: builtins.str
+    """The vocabulary entry; a word's last piece ends in "</w>"."""
+    start: builtins.int
+    """Where the token comes from in the text as given: code points [start, end). Both 0 for added special tokens and for
+    inputs sent as token ids.
+    """
+    end: builtins.int
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        piece: builtins.str = ...,
+        start: builtins.int = ...,
+        end: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["end", b"end", "id", b"id", "piece", b"piece", "start", b"start"]) -> None: ...
+
+global___Token = Token
+
+@typing.final
 class Usage(google.protobuf.message.Message):
     """What a request cost, in tokens."""
 
@@ -271,17 +336,23 @@ class Usage(google.protobuf.message.Message):
 
     PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: builtins.int
     prompt_tokens: builtins.int
-    """Tokens of the prompt as fed to the model, special tokens included."""
+    """Tokens of the prompt or input as fed to the model, special tokens included; a token fed several times, as in the
+    windows of a long text, counts each time.
+    """
     completion_tokens: builtins.int
-    """Tokens generated, over all candidates, the end-of-sequence token included."""
+    """Tokens generated, over all candidates, the end-of-sequence token included; 0 for tasks that generate nothing."""
+    cached_tokens: builtins.int
+    """Tokens of the prompt that were not computed again, as an earlier request of the same tenant began with them."""
     def __init__(
         self,
         *,
         prompt_tokens: builtins.int = ...,
         completion_tokens: builtins.int = ...,
+        cached_tokens: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cached_tokens", b"cached_tokens", "completion_tokens", b"completion_tokens", "prompt_tokens", b"prompt_tokens"]) -> None: ...
 
 global___Usage = Usage
 
@@ -308,7 +379,7 @@ class Timing(google.protobuf.message.Message):
     worker_id: builtins.str
     """The worker that finished the request."""
     batch_size: builtins.int
-    """Largest number of sequences that shared a step with this one, itself included."""
+    """Largest number of sequences that shared a step or a batch with this one, itself included."""
     def __init__(
         self,
         *,

@@ -26,7 +26,9 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_INVALID_INPUT: _ErrorReason.ValueType  # 1
     """INVALID_ARGUMENT. A field is wrong; a BadRequest names each field and its limit. Do not retry."""
     ERROR_REASON_INPUT_TOO_LONG: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT. More tokens than the model takes and truncation is off. Metadata: "tokens", "max". Do not retry."""
+    """INVALID_ARGUMENT. More tokens than the model takes and truncation is off. Metadata: "tokens", a lower bound where the
+    message says "at least" (a very long text is not tokenized to its end), and "max". Do not retry.
+    """
     ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 3
     """RESOURCE_EXHAUSTED. The message exceeds ServerLimits.max_message_bytes. Split it."""
     ERROR_REASON_QUEUE_FULL: _ErrorReason.ValueType  # 4
@@ -70,7 +72,9 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ERROR_REASON_INVALID_INPUT: ErrorReason.ValueType  # 1
 """INVALID_ARGUMENT. A field is wrong; a BadRequest names each field and its limit. Do not retry."""
 ERROR_REASON_INPUT_TOO_LONG: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT. More tokens than the model takes and truncation is off. Metadata: "tokens", "max". Do not retry."""
+"""INVALID_ARGUMENT. More tokens than the model takes and truncation is off. Metadata: "tokens", a lower bound where the
+message says "at least" (a very long text is not tokenized to its end), and "max". Do not retry.
+"""
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 3
 """RESOURCE_EXHAUSTED. The message exceeds ServerLimits.max_message_bytes. Split it."""
 ERROR_REASON_QUEUE_FULL: ErrorReason.ValueType  # 4

@@ -26,31 +26,39 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from xlmstream.v1 import common_pb2 as xlmstream_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dxlmstream/v1/generation.proto\x12\x0cxlmstream.v1\x1a\x17google/rpc/status.proto\x1a\x19xlmstream/v1/common.proto\"\xae\x02\n\x14GenerationParameters\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1b\n\x0emin_new_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x17\n\nignore_eos\x18\x08 \x01(\x08H\x06\x88\x01\x01\x42\x11\n\x0f_max_new_tokensB\x11\n\x0f_min_new_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seedB\r\n\x0b_ignore_eos\"n\n\tCandidate\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x31\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1a.xlmstream.v1.FinishReason\"\xbf\x01\n\x0eGenerateResult\x12+\n\ncandidates\x18\x01 \x03(\x0b\x32\x17.xlmstream.v1.Candidate\x12\x36\n\nparameters\x18\x02 \x01(\x0b\x32\".xlmstream.v1.GenerationParameters\x12\"\n\x05usage\x18\x03 \x01(\x0b\x32\x13.xlmstream.v1.Usage\x12$\n\x06timing\x18\x04 \x01(\x0b\x32\x14.xlmstream.v1.Timing\"p\n\x0eGenerateOutput\x12.\n\x06result\x18\x01 \x01(\x0b\x32\x1c.xlmstream.v1.GenerateResultH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xb4\x02\n\x0bStreamEvent\x12\x13\n\x0b\x66irst_event\x18\x01 \x01(\x04\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\r\x12(\n\x07started\x18\x03 \x01(\x0b\x32\x15.xlmstream.v1.StartedH\x00\x12)\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32\x18.xlmstream.v1.TokenDeltaH\x00\x12=\n\x12\x63\x61ndidate_finished\x18\x05 \x01(\x0b\x32\x1f.xlmstream.v1.CandidateFinishedH\x00\x12\x30\n\x08\x66inished\x18\x06 \x01(\x0b\x32\x1c.xlmstream.v1.StreamFinishedH\x00\x12,\n\theartbeat\x18\x07 \x01(\x0b\x32\x17.xlmstream.v1.HeartbeatH\x00\x42\x07\n\x05\x65vent\"\x93\x01\n\x07Started\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x36\n\nparameters\x18\x03 \x01(\x0b\x32\".xlmstream.v1.GenerationParameters\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\r\n\x05model\x18\x05 \x01(\t\"@\n\nTokenDelta\x12\x11\n\tcandidate\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\"Y\n\x11\x43\x61ndidateFinished\x12\x11\n\tcandidate\x18\x01 \x01(\r\x12\x31\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1a.xlmstream.v1.FinishReason\"Z\n\x0eStreamFinished\x12\"\n\x05usage\x18\x01 \x01(\x0b\x32\x13.xlmstream.v1.Usage\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.xlmstream.v1.Timing\"\x0b\n\tHeartbeatb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dxlmstream/v1/generation.proto\x12\x0cxlmstream.v1\x1a\x17google/rpc/status.proto\x1a\x19xlmstream/v1/common.proto\"\x83\x08\n\x14GenerationParameters\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1b\n\x0emin_new_tokens\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x03\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x02H\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x04H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x17\n\nignore_eos\x18\x08 \x01(\x08H\x06\x88\x01\x01\x12\x12\n\x05min_p\x18\t \x01(\x02H\x07\x88\x01\x01\x12\x16\n\ttypical_p\x18\n \x01(\x02H\x08\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x0b \x01(\x02H\t\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x0c \x01(\x02H\n\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\r \x01(\x02H\x0b\x88\x01\x01\x12!\n\x14no_repeat_ngram_size\x18\x0e \x01(\rH\x0c\x88\x01\x01\x12\x11\n\tbad_words\x18\x0f \x03(\t\x12\x45\n\nlogit_bias\x18\x10 \x03(\x0b\x32\x31.xlmstream.v1.GenerationParameters.LogitBiasEntry\x12\x16\n\x0estop_token_ids\x18\x11 \x03(\r\x12!\n\x14num_return_sequences\x18\x12 \x01(\rH\r\x88\x01\x01\x12\x16\n\tnum_beams\x18\x13 \x01(\rH\x0e\x88\x01\x01\x12\x1b\n\x0elength_penalty\x18\x14 \x01(\x02H\x0f\x88\x01\x01\x12\x33\n\x0e\x65\x61rly_stopping\x18\x15 \x01(\x0e\x32\x1b.xlmstream.v1.EarlyStopping\x12\x19\n\x0ctop_logprobs\x18\x16 \x01(\rH\x10\x88\x01\x01\x12\x11\n\x04\x65\x63ho\x18\x17 \x01(\x08H\x11\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x11\n\x0f_max_new_tokensB\x11\n\x0f_min_new_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seedB\r\n\x0b_ignore_eosB\x08\n\x06_min_pB\x0c\n\n_typical_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x17\n\x15_no_repeat_ngram_sizeB\x17\n\x15_num_return_sequencesB\x0c\n\n_num_beamsB\x11\n\x0f_length_penaltyB\x0f\n\r_top_logprobsB\x07\n\x05_echo\"M\n\rTokenLogprobs\x12\x0f\n\x07logprob\x18\x01 \x01(\x02\x12\x15\n\rtop_token_ids\x18\x02 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x03 \x03(\x02\"\x9d\x01\n\tCandidate\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x31\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1a.xlmstream.v1.FinishReason\x12-\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1b.xlmstream.v1.TokenLogprobs\"\xbf\x01\n\x0eGenerateResult\x12+\n\ncandidates\x18\x01 \x03(\x0b\x32\x17.xlmstream.v1.Candidate\x12\x36\n\nparameters\x18\x02 \x01(\x0b\x32\".xlmstream.v1.GenerationParameters\x12\"\n\x05usage\x18\x03 \x01(\x0b\x32\x13.xlmstream.v1.Usage\x12$\n\x06timing\x18\x04 \x01(\x0b\x32\x14.xlmstream.v1.Timing\"p\n\x0eGenerateOutput\x12.\n\x06result\x18\x01 \x01(\x0b\x32\x1c.xlmstream.v1.GenerateResultH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"\xb4\x02\n\x0bStreamEvent\x12\x13\n\x0b\x66irst_event\x18\x01 \x01(\x04\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\r\x12(\n\x07started\x18\x03 \x01(\x0b\x32\x15.xlmstream.v1.StartedH\x00\x12)\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32\x18.xlmstream.v1.TokenDeltaH\x00\x12=\n\x12\x63\x61ndidate_finished\x18\x05 \x01(\x0b\x32\x1f.xlmstream.v1.CandidateFinishedH\x00\x12\x30\n\x08\x66inished\x18\x06 \x01(\x0b\x32\x1c.xlmstream.v1.StreamFinishedH\x00\x12,\n\theartbeat\x18\x07 \x01(\x0b\x32\x17.xlmstream.v1.HeartbeatH\x00\x42\x07\n\x05\x65vent\"\x93\x01\n\x07Started\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x36\n\nparameters\x18\x03 \x01(\x0b\x32\".xlmstream.v1.GenerationParameters\x12\x15\n\rprompt_tokens\x18\x04 \x01(\r\x12\r\n\x05model\x18\x05 \x01(\t\"o\n\nTokenDelta\x12\x11\n\tcandidate\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12-\n\x08logprobs\x18\x04 \x03(\x0b\x32\x1b.xlmstream.v1.TokenLogprobs\"Y\n\x11\x43\x61ndidateFinished\x12\x11\n\tcandidate\x18\x01 \x01(\r\x12\x31\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x1a.xlmstream.v1.FinishReason\"Z\n\x0eStreamFinished\x12\"\n\x05usage\x18\x01 \x01(\x0b\x32\x13.xlmstream.v1.Usage\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.xlmstream.v1.Timing\"\x0b\n\tHeartbeat*\x85\x01\n\rEarlyStopping\x12\x1e\n\x1a\x45\x41RLY_STOPPING_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45\x41RLY_STOPPING_HEURISTIC\x10\x01\x12\x1c\n\x18\x45\x41RLY_STOPPING_WHEN_FULL\x10\x02\x12\x18\n\x14\x45\x41RLY_STOPPING_NEVER\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'xlmstream.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_GENERATIONPARAMETERS_LOGITBIASENTRY']._loaded_options = None
+  _globals['_GENERATIONPARAMETERS_LOGITBIASENTRY']._serialized_options = b'8\001'
+  _globals['_EARLYSTOPPING']._serialized_start=2447
+  _globals['_EARLYSTOPPING']._serialized_end=2580
   _globals['_GENERATIONPARAMETERS']._serialized_start=100
-  _globals['_GENERATIONPARAMETERS']._serialized_end=402
-  _globals['_CANDIDATE']._serialized_start=404
-  _globals['_CANDIDATE']._serialized_end=514
-  _globals['_GENERATERESULT']._serialized_start=517
-  _globals['_GENERATERESULT']._serialized_end=708
-  _globals['_GENERATEOUTPUT']._serialized_start=710
-  _globals['_GENERATEOUTPUT']._serialized_end=822
-  _globals['_STREAMEVENT']._serialized_start=825
-  _globals['_STREAMEVENT']._serialized_end=1133
-  _globals['_STARTED']._serialized_start=1136
-  _globals['_STARTED']._serialized_end=1283
-  _globals['_TOKENDELTA']._serialized_start=1285
-  _globals['_TOKENDELTA']._serialized_end=1349
-  _globals['_CANDIDATEFINISHED']._serialized_start=1351
-  _globals['_CANDIDATEFINISHED']._serialized_end=1440
-  _globals['_STREAMFINISHED']._serialized_start=1442
-  _globals['_STREAMFINISHED']._serialized_end=1532
-  _globals['_HEARTBEAT']._serialized_start=1534
-  _globals['_HEARTBEAT']._serialized_end=1545
+  _globals['_GENERATIONPARAMETERS']._serialized_end=1127
+  _globals['_GENERATIONPARAMETERS_LOGITBIASENTRY']._serialized_start=782
+  _globals['_GENERATIONPARAMETERS_LOGITBIASENTRY']._serialized_end=830
+  _globals['_TOKENLOGPROBS']._serialized_start=1129
+  _globals['_TOKENLOGPROBS']._serialized_end=1206
+  _globals['_CANDIDATE']._serialized_start=1209
+  _globals['_CANDIDATE']._serialized_end=1366
+  _globals['_GENERATERESULT']._serialized_start=1369
+  _globals['_GENERATERESULT']._serialized_end=1560
+  _globals['_GENERATEOUTPUT']._serialized_start=1562
+  _globals['_GENERATEOUTPUT']._serialized_end=1674
+  _globals['_STREAMEVENT']._serialized_start=1677
+  _globals['_STREAMEVENT']._serialized_end=1985
+  _globals['_STARTED']._serialized_start=1988
+  _globals['_STARTED']._serialized_end=2135
+  _globals['_TOKENDELTA']._serialized_start=2137
+  _globals['_TOKENDELTA']._serialized_end=2248
+  _globals['_CANDIDATEFINISHED']._serialized_start=2250
+  _globals['_CANDIDATEFINISHED']._serialized_end=2339
+  _globals['_STREAMFINISHED']._serialized_start=2341
+  _globals['_STREAMFINISHED']._serialized_end=2431
+  _globals['_HEARTBEAT']._serialized_start=2433
+  _globals['_HEARTBEAT']._serialized_end=2444
 # @@protoc_insertion_point(module_scope)

@@ -7,12 +7,47 @@ import builtins
 import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.rpc.status_pb2
+import sys
 import typing
 import xlmstream.v1.common_pb2
 
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
+
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _EarlyStopping:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _EarlyStoppingEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_EarlyStopping.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    EARLY_STOPPING_UNSPECIFIED: _EarlyStopping.ValueType  # 0
+    """Same as EARLY_STOPPING_HEURISTIC."""
+    EARLY_STOPPING_HEURISTIC: _EarlyStopping.ValueType  # 1
+    """When no running beam scores better than the worst finished one at its present length (`False` in transformers)."""
+    EARLY_STOPPING_WHEN_FULL: _EarlyStopping.ValueType  # 2
+    """When num_beams have finished (`True` in transformers)."""
+    EARLY_STOPPING_NEVER: _EarlyStopping.ValueType  # 3
+    """When no running beam could score better at any length ("never" in transformers)."""
+
+class EarlyStopping(_EarlyStopping, metaclass=_EarlyStoppingEnumTypeWrapper):
+    """When beam search is content with the finished beams it has."""
+
+EARLY_STOPPING_UNSPECIFIED: EarlyStopping.ValueType  # 0
+"""Same as EARLY_STOPPING_HEURISTIC."""
+EARLY_STOPPING_HEURISTIC: EarlyStopping.ValueType  # 1
+"""When no running beam scores better than the worst finished one at its present length (`False` in transformers)."""
+EARLY_STOPPING_WHEN_FULL: EarlyStopping.ValueType  # 2
+"""When num_beams have finished (`True` in transformers)."""
+EARLY_STOPPING_NEVER: EarlyStopping.ValueType  # 3
+"""When no running beam could score better at any length ("never" in transformers)."""
+global___EarlyStopping = EarlyStopping
 
 @typing.final
 class GenerationParameters(google.protobuf.message.Message):
@@ -22,6 +57,22 @@ class GenerationParameters(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class LogitBiasEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.int
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.int = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     MAX_NEW_TOKENS_FIELD_NUMBER: builtins.int
     MIN_NEW_TOKENS_FIELD_NUMBER: builtins.int
     TEMPERATURE_FIELD_NUMBER: builtins.int
@@ -30,6 +81,21 @@ class GenerationParameters(google.protobuf.message.Message):
     SEED_FIELD_NUMBER: builtins.int
     STOP_FIELD_NUMBER: builtins.int
     IGNORE_EOS_FIELD_NUMBER: builtins.int
+    MIN_P_FIELD_NUMBER: builtins.int
+    TYPICAL_P_FIELD_NUMBER: builtins.int
+    REPETITION_PENALTY_FIELD_NUMBER: builtins.int
+    PRESENCE_PENALTY_FIELD_NUMBER: builtins.int
+    FREQUENCY_PENALTY_FIELD_NUMBER: builtins.int
+    NO_REPEAT_NGRAM_SIZE_FIELD_NUMBER: builtins.int
+    BAD_WORDS_FIELD_NUMBER: builtins.int
+    LOGIT_BIAS_FIELD_NUMBER: builtins.int
+    STOP_TOKEN_IDS_FIELD_NUMBER: builtins.int
+    NUM_RETURN_SEQUENCES_FIELD_NUMBER: builtins.int
+    NUM_BEAMS_FIELD_NUMBER: builtins.int
+    LENGTH_PENALTY_FIELD_NUMBER: builtins.int
+    EARLY_STOPPING_FIELD_NUMBER: builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: builtins.int
+    ECHO_FIELD_NUMBER: builtins.int
     max_new_tokens: builtins.int
     """Most tokens to generate, 1 to ServerLimits.max_new_tokens. Default 64. A candidate also ends, with LENGTH, when the
     model has no further positions.
@@ -48,9 +114,55 @@ class GenerationParameters(google.protobuf.message.Message):
     """
     ignore_eos: builtins.bool
     """Keep generating past the model's end-of-sequence token. Default false."""
+    min_p: builtins.float
+    """Sample among tokens at least this fraction as likely as the most likely one, 0 to 1. Default 0."""
+    typical_p: builtins.float
+    """Sample among the fewest tokens of the most typical information content whose probabilities reach this sum, above 0,
+    at most 1. Default 1.
+    """
+    repetition_penalty: builtins.float
+    """Scores of ids in prompt and output are divided by this where positive, multiplied elsewhere; above 0, at most 100.
+    Default 1.
+    """
+    presence_penalty: builtins.float
+    """Subtracted from the score of every id that is in the output, -100 to 100. Default 0."""
+    frequency_penalty: builtins.float
+    """Subtracted from the score of an id once for each time it is in the output, -100 to 100. Default 0."""
+    no_repeat_ngram_size: builtins.int
+    """No sequence of this many ids occurs twice in prompt and output; 0 is no limit. Default 0."""
+    num_return_sequences: builtins.int
+    """Texts to generate, 1 to the worker's slots. Default 1. They differ only when sampling or with num_beams."""
+    num_beams: builtins.int
+    """Beam search with this many beams, num_return_sequences to the worker's slots; needs temperature 0, and sends all
+    tokens at the end. Default: none.
+    """
+    length_penalty: builtins.float
+    """A finished beam scores its summed log-probability / length ^ this, -10 to 10. Default 1."""
+    early_stopping: global___EarlyStopping.ValueType
+    """Default: EARLY_STOPPING_HEURISTIC."""
+    top_logprobs: builtins.int
+    """Report the log-probability of each token and of this many most likely ones, 0 to 20; not with num_beams. They are
+    the model's own, before penalties and temperature. Default: none are reported.
+    """
+    echo: builtins.bool
+    """Begin the text of every candidate with the prompt's. Default false. Prompts of ids are echoed as they detokenise."""
     @property
     def stop(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """End the text before the first of these strings. At most 16, each 1 to 256 characters."""
+
+    @property
+    def bad_words(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Words that are never completed, as the model's tokenizer splits them at the beginning of a word. At most 64, each 1
+        to 256 characters.
+        """
+
+    @property
+    def logit_bias(self) -> google.protobuf.internal.containers.ScalarMap[builtins.int, builtins.float]:
+        """What to add to the scores of ids, -100 to 100, before anything else. At most 1024, each an id of the vocabulary."""
+
+    @property
+    def stop_token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Further ids that end the text as the end of sequence does; like it, they are no part of the text. At most 64."""
 
     def __init__(
         self,
@@ -63,15 +175,48 @@ class GenerationParameters(google.protobuf.message.Message):
         seed: builtins.int | None = ...,
         stop: collections.abc.Iterable[builtins.str] | None = ...,
         ignore_eos: builtins.bool | None = ...,
+        min_p: builtins.float | None = ...,
+        typical_p: builtins.float | None = ...,
+        repetition_penalty: builtins.float | None = ...,
+        presence_penalty: builtins.float | None = ...,
+        frequency_penalty: builtins.float | None = ...,
+        no_repeat_ngram_size: builtins.int | None = ...,
+        bad_words: collections.abc.Iterable[builtins.str] | None = ...,
+        logit_bias: collections.abc.Mapping[builtins.int, builtins.float] | None = ...,
+        stop_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        num_return_sequences: builtins.int | None = ...,
+        num_beams: builtins.int | None = ...,
+        length_penalty: builtins.float | None = ...,
+        early_stopping: global___EarlyStopping.ValueType = ...,
+        top_logprobs: builtins.int | None = ...,
+        echo: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_ignore_eos", b"_ignore_eos", "_max_new_tokens", b"_max_new_tokens", "_min_new_tokens", b"_min_new_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "ignore_eos", b"ignore_eos", "max_new_tokens", b"max_new_tokens", "min_new_tokens", b"min_new_tokens", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_ignore_eos", b"_ignore_eos", "_max_new_tokens", b"_max_new_tokens", "_min_new_tokens", b"_min_new_tokens", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "ignore_eos", b"ignore_eos", "max_new_tokens", b"max_new_tokens", "min_new_tokens", b"min_new_tokens", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_echo", b"_echo", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_length_penalty", b"_length_penalty", "_max_new_tokens", b"_max_new_tokens", "_min_new_tokens", b"_min_new_tokens", "_min_p", b"_min_p", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_beams", b"_num_beams", "_num_return_sequences", b"_num_return_sequences", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_logprobs", b"_top_logprobs", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "echo", b"echo", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "length_penalty", b"length_penalty", "max_new_tokens", b"max_new_tokens", "min_new_tokens", b"min_new_tokens", "min_p", b"min_p", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_beams", b"num_beams", "num_return_sequences", b"num_return_sequences", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p", "typical_p", b"typical_p"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_echo", b"_echo", "_frequency_penalty", b"_frequency_penalty", "_ignore_eos", b"_ignore_eos", "_length_penalty", b"_length_penalty", "_max_new_tokens", b"_max_new_tokens", "_min_new_tokens", b"_min_new_tokens", "_min_p", b"_min_p", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_beams", b"_num_beams", "_num_return_sequences", b"_num_return_sequences", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_logprobs", b"_top_logprobs", "_top_p", b"_top_p", "_typical_p", b"_typical_p", "bad_words", b"bad_words", "early_stopping", b"early_stopping", "echo", b"echo", "frequency_penalty", b"frequency_penalty", "ignore_eos", b"ignore_eos", "length_penalty", b"length_penalty", "logit_bias", b"logit_bias", "max_new_tokens", b"max_new_tokens", "min_new_tokens", b"min_new_tokens", "min_p", b"min_p", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_beams", b"num_beams", "num_return_sequences", b"num_return_sequences", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "temperature", b"temperature", "top_k", b"top_k", "top_logprobs", b"top_logprobs", "top_p", b"top_p", "typical_p", b"typical_p"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_echo", b"_echo"]) -> typing.Literal["echo"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_frequency_penalty", b"_frequency_penalty"]) -> typing.Literal["frequency_penalty"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_ignore_eos", b"_ignore_eos"]) -> typing.Literal["ignore_eos"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_length_penalty", b"_length_penalty"]) -> typing.Literal["length_penalty"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_max_new_tokens", b"_max_new_tokens"]) -> typing.Literal["max_new_tokens"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_min_new_tokens", b"_min_new_tokens"]) -> typing.Literal["min_new_tokens"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_min_p", b"_min_p"]) -> typing.Literal["min_p"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_no_repeat_ngram_size", b"_no_repeat_ngram_size"]) -> typing.Literal["no_repeat_ngram_size"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_num_beams", b"_num_beams"]) -> typing.Literal["num_beams"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_num_return_sequences", b"_num_return_sequences"]) -> typing.Literal["num_return_sequences"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_presence_penalty", b"_presence_penalty"]) -> typing.Literal["presence_penalty"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_repetition_penalty", b"_repetition_penalty"]) -> typing.Literal["repetition_penalty"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_seed", b"_seed"]) -> typing.Literal["seed"] | None: ...
     @typing.overload
@@ -79,9 +224,42 @@ class GenerationParameters(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_top_k", b"_top_k"]) -> typing.Literal["top_k"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_top_logprobs", b"_top_logprobs"]) -> typing.Literal["top_logprobs"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_top_p", b"_top_p"]) -> typing.Literal["top_p"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_typical_p", b"_typical_p"]) -> typing.Literal["typical_p"] | None: ...
 
 global___GenerationParameters = GenerationParameters
+
+@typing.final
+class TokenLogprobs(google.protobuf.message.Message):
+    """How likely the model found one generated token, and what else it found likely. Natural logarithms."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LOGPROB_FIELD_NUMBER: builtins.int
+    TOP_TOKEN_IDS_FIELD_NUMBER: builtins.int
+    TOP_LOGPROBS_FIELD_NUMBER: builtins.int
+    logprob: builtins.float
+    @property
+    def top_token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The most likely ids, best first; as many as top_logprobs asked for."""
+
+    @property
+    def top_logprobs(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """Their log-probabilities."""
+
+    def __init__(
+        self,
+        *,
+        logprob: builtins.float = ...,
+        top_token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        top_logprobs: collections.abc.Iterable[builtins.float] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["logprob", b"logprob", "top_logprobs", b"top_logprobs", "top_token_ids", b"top_token_ids"]) -> None: ...
+
+global___TokenLogprobs = TokenLogprobs
 
 @typing.final
 class Candidate(google.protobuf.message.Message):
@@ -93,6 +271,7 @@ class Candidate(google.protobuf.message.Message):
     TEXT_FIELD_NUMBER: builtins.int
     TOKEN_IDS_FIELD_NUMBER: builtins.int
     FINISH_REASON_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
     index: builtins.int
     """0 for the first candidate."""
     text: builtins.str
@@ -102,6 +281,10 @@ class Candidate(google.protobuf.message.Message):
     def token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """The ids generated, the end-of-sequence token and those of the stop string included."""
 
+    @property
+    def logprobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TokenLogprobs]:
+        """One for each of token_ids, if top_logprobs was set."""
+
     def __init__(
         self,
         *,
@@ -109,8 +292,9 @@ class Candidate(google.protobuf.message.Message):
         text: builtins.str = ...,
         token_ids: collections.abc.Iterable[builtins.int] | None = ...,
         finish_reason: xlmstream.v1.common_pb2.FinishReason.ValueType = ...,
+        logprobs: collections.abc.Iterable[global___TokenLogprobs] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["finish_reason", b"finish_reason", "index", b"index", "text", b"text", "token_ids", b"token_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]) -> None: ...
 
 global___Candidate = Candidate
 
@@ -237,7 +421,7 @@ class Started(google.protobuf.message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     execution_id: builtins.str
-    """The server's name for this request; also in the initial metadata "x-execution-id"."""
+    """The server's name for this request; also in the stream's initial metadata, "x-execution-id"."""
     resume_token: builtins.str
     """Give it to ResumeStream after a dropped connection. Keep it secret: it opens the stream."""
     prompt_tokens: builtins.int
@@ -271,6 +455,7 @@ class TokenDelta(google.protobuf.message.Message):
     CANDIDATE_FIELD_NUMBER: builtins.int
     TOKEN_IDS_FIELD_NUMBER: builtins.int
     TEXT_FIELD_NUMBER: builtins.int
+    LOGPROBS_FIELD_NUMBER: builtins.int
     candidate: builtins.int
     text: builtins.str
     """The text that became certain. Empty while a stop string or an unfinished character may still change it."""
@@ -278,14 +463,19 @@ class TokenDelta(google.protobuf.message.Message):
     def token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """Ids generated since the last delta of this candidate."""
 
+    @property
+    def logprobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TokenLogprobs]:
+        """One for each of token_ids, if top_logprobs was set."""
+
     def __init__(
         self,
         *,
         candidate: builtins.int = ...,
         token_ids: collections.abc.Iterable[builtins.int] | None = ...,
         text: builtins.str = ...,
+        logprobs: collections.abc.Iterable[global___TokenLogprobs] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["candidate", b"candidate", "text", b"text", "token_ids", b"token_ids"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["candidate", b"candidate", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]) -> None: ...
 
 global___TokenDelta = TokenDelta
 

@@ -23,51 +23,98 @@ _sym_db = _symbol_database.Default()
 
 
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
+from xlmstream.v1 import classification_pb2 as xlmstream_dot_v1_dot_classification__pb2
 from xlmstream.v1 import common_pb2 as xlmstream_dot_v1_dot_common__pb2
+from xlmstream.v1 import embedding_pb2 as xlmstream_dot_v1_dot_embedding__pb2
+from xlmstream.v1 import fill_mask_pb2 as xlmstream_dot_v1_dot_fill__mask__pb2
 from xlmstream.v1 import generation_pb2 as xlmstream_dot_v1_dot_generation__pb2
+from xlmstream.v1 import question_answering_pb2 as xlmstream_dot_v1_dot_question__answering__pb2
+from xlmstream.v1 import scoring_pb2 as xlmstream_dot_v1_dot_scoring__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cxlmstream/v1/inference.proto\x12\x0cxlmstream.v1\x1a\x17google/rpc/status.proto\x1a\x19xlmstream/v1/common.proto\x1a\x1dxlmstream/v1/generation.proto\"\xa1\x01\n\x0fGenerateRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.xlmstream.v1.RequestOptions\x12\'\n\x06inputs\x18\x02 \x03(\x0b\x32\x17.xlmstream.v1.TextInput\x12\x36\n\nparameters\x18\x03 \x01(\x0b\x32\".xlmstream.v1.GenerationParameters\"A\n\x10GenerateResponse\x12-\n\x07outputs\x18\x01 \x03(\x0b\x32\x1c.xlmstream.v1.GenerateOutput\"\xa6\x01\n\x15GenerateStreamRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.xlmstream.v1.RequestOptions\x12&\n\x05input\x18\x02 \x01(\x0b\x32\x17.xlmstream.v1.TextInput\x12\x36\n\nparameters\x18\x03 \x01(\x0b\x32\".xlmstream.v1.GenerationParameters\"B\n\x16GenerateStreamResponse\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.xlmstream.v1.StreamEvent\"?\n\x13ResumeStreamRequest\x12\x14\n\x0cresume_token\x18\x01 \x01(\t\x12\x12\n\nnext_event\x18\x02 \x01(\x04\"@\n\x14ResumeStreamResponse\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.xlmstream.v1.StreamEvent\"N\n\x14\x43\x61ncelRequestRequest\x12\x14\n\nrequest_id\x18\x01 \x01(\tH\x00\x12\x16\n\x0c\x65xecution_id\x18\x02 \x01(\tH\x00\x42\x08\n\x06target\"*\n\x15\x43\x61ncelRequestResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"\x85\x01\n\x0fTokenizeRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.xlmstream.v1.RequestOptions\x12\'\n\x06inputs\x18\x02 \x03(\x0b\x32\x17.xlmstream.v1.TextInput\x12\x1a\n\x12\x61\x64\x64_special_tokens\x18\x03 \x01(\x08\">\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\x12\r\n\x05piece\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\"5\n\x0eTokenizeResult\x12#\n\x06tokens\x18\x01 \x03(\x0b\x32\x13.xlmstream.v1.Token\"p\n\x0eTokenizeOutput\x12.\n\x06result\x18\x01 \x01(\x0b\x32\x1c.xlmstream.v1.TokenizeResultH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"g\n\x10TokenizeResponse\x12-\n\x07outputs\x18\x01 \x03(\x0b\x32\x1c.xlmstream.v1.TokenizeOutput\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.xlmstream.v1.Timing\"\x87\x01\n\x11\x44\x65tokenizeRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.xlmstream.v1.RequestOptions\x12&\n\x06inputs\x18\x02 \x03(\x0b\x32\x16.xlmstream.v1.TokenIds\x12\x1b\n\x13skip_special_tokens\x18\x03 \x01(\x08\" \n\x10\x44\x65tokenizeResult\x12\x0c\n\x04text\x18\x01 \x01(\t\"t\n\x10\x44\x65tokenizeOutput\x12\x30\n\x06result\x18\x01 \x01(\x0b\x32\x1e.xlmstream.v1.DetokenizeResultH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"k\n\x12\x44\x65tokenizeResponse\x12/\n\x07outputs\x18\x01 \x03(\x0b\x32\x1e.xlmstream.v1.DetokenizeOutput\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.xlmstream.v1.Timing2\x8b\x04\n\x10InferenceService\x12I\n\x08Generate\x12\x1d.xlmstream.v1.GenerateRequest\x1a\x1e.xlmstream.v1.GenerateResponse\x12]\n\x0eGenerateStream\x12#.xlmstream.v1.GenerateStreamRequest\x1a$.xlmstream.v1.GenerateStreamResponse0\x01\x12W\n\x0cResumeStream\x12!.xlmstream.v1.ResumeStreamRequest\x1a\".xlmstream.v1.ResumeStreamResponse0\x01\x12X\n\rCancelRequest\x12\".xlmstream.v1.CancelRequestRequest\x1a#.xlmstream.v1.CancelRequestResponse\x12I\n\x08Tokenize\x12\x1d.xlmstream.v1.TokenizeRequest\x1a\x1e.xlmstream.v1.TokenizeResponse\x12O\n\nDetokenize\x12\x1f.xlmstream.v1.DetokenizeRequest\x1a .xlmstream.v1.DetokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cxlmstream/v1/inference.proto\x12\x0cxlmstream.v1\x1a\x17google/rpc/status.proto\x1a!xlmstream/v1/classification.proto\x1a\x19xlmstream/v1/common.proto\x1a\x1cxlmstream/v1/embedding.proto\x1a\x1cxlmstream/v1/fill_mask.proto\x1a\x1dxlmstream/v1/generation.proto\x1a%xlmstream/v1/question_answering.proto\x1a\x1axlmstream/v1/scoring.proto\"\xa1\x01\n\x0fGenerateRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.xlmstream.v1.RequestOptions\x12\'\n\x06inputs\x18\x02 \x03(\x0b\x32\x17.xlmstream.v1.TextInput\x12\x36\n\nparameters\x18\x03 \x01(\x0b\x32\".xlmstream.v1.GenerationParameters\"A\n\x10GenerateResponse\x12-\n\x07outputs\x18\x01 \x03(\x0b\x32\x1c.xlmstream.v1.GenerateOutput\"\xa6\x01\n\x15GenerateStreamRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.xlmstream.v1.RequestOptions\x12&\n\x05input\x18\x02 \x01(\x0b\x32\x17.xlmstream.v1.TextInput\x12\x36\n\nparameters\x18\x03 \x01(\x0b\x32\".xlmstream.v1.GenerationParameters\"B\n\x16GenerateStreamResponse\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.xlmstream.v1.StreamEvent\"?\n\x13ResumeStreamRequest\x12\x14\n\x0cresume_token\x18\x01 \x01(\t\x12\x12\n\nnext_event\x18\x02 \x01(\x04\"@\n\x14ResumeStreamResponse\x12(\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x19.xlmstream.v1.StreamEvent\"N\n\x14\x43\x61ncelRequestRequest\x12\x14\n\nrequest_id\x18\x01 \x01(\tH\x00\x12\x16\n\x0c\x65xecution_id\x18\x02 \x01(\tH\x00\x42\x08\n\x06target\"*\n\x15\x43\x61ncelRequestResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08\"\x85\x01\n\x0fTokenizeRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.xlmstream.v1.RequestOptions\x12\'\n\x06inputs\x18\x02 \x03(\x0b\x32\x17.xlmstream.v1.TextInput\x12\x1a\n\x12\x61\x64\x64_special_tokens\x18\x03 \x01(\x08\"5\n\x0eTokenizeResult\x12#\n\x06tokens\x18\x01 \x03(\x0b\x32\x13.xlmstream.v1.Token\"p\n\x0eTokenizeOutput\x12.\n\x06result\x18\x01 \x01(\x0b\x32\x1c.xlmstream.v1.TokenizeResultH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"g\n\x10TokenizeResponse\x12-\n\x07outputs\x18\x01 \x03(\x0b\x32\x1c.xlmstream.v1.TokenizeOutput\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.xlmstream.v1.Timing\"\x87\x01\n\x11\x44\x65tokenizeRequest\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.xlmstream.v1.RequestOptions\x12&\n\x06inputs\x18\x02 \x03(\x0b\x32\x16.xlmstream.v1.TokenIds\x12\x1b\n\x13skip_special_tokens\x18\x03 \x01(\x08\" \n\x10\x44\x65tokenizeResult\x12\x0c\n\x04text\x18\x01 \x01(\t\"t\n\x10\x44\x65tokenizeOutput\x12\x30\n\x06result\x18\x01 \x01(\x0b\x32\x1e.xlmstream.v1.DetokenizeResultH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"k\n\x12\x44\x65tokenizeResponse\x12/\n\x07outputs\x18\x01 \x03(\x0b\x32\x1e.xlmstream.v1.DetokenizeOutput\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.xlmstream.v1.Timing\"@\n\x12InferStreamRequest\x12*\n\x07\x61\x63tions\x18\x01 \x03(\x0b\x32\x19.xlmstream.v1.InferAction\"\x96\x01\n\x0bInferAction\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.xlmstream.v1.InferOpenH\x00\x12\'\n\x04item\x18\x02 \x01(\x0b\x32\x17.xlmstream.v1.InferItemH\x00\x12+\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x19.xlmstream.v1.InferCancelH\x00\x42\x08\n\x06\x61\x63tion\"K\n\tInferOpen\x12-\n\x07options\x18\x01 \x01(\x0b\x32\x1c.xlmstream.v1.RequestOptions\x12\x0f\n\x07ordered\x18\x02 \x01(\x08\"\xbc\x04\n\tInferItem\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\x04\x12.\n\x08generate\x18\x02 \x01(\x0b\x32\x1a.xlmstream.v1.GenerateItemH\x00\x12(\n\x05\x65mbed\x18\x03 \x01(\x0b\x32\x17.xlmstream.v1.EmbedItemH\x00\x12/\n\tfill_mask\x18\x04 \x01(\x0b\x32\x1a.xlmstream.v1.FillMaskItemH\x00\x12?\n\x11\x63lassify_sequence\x18\x05 \x01(\x0b\x32\".xlmstream.v1.ClassifySequenceItemH\x00\x12;\n\x0f\x63lassify_tokens\x18\x06 \x01(\x0b\x32 .xlmstream.v1.ClassifyTokensItemH\x00\x12;\n\x0f\x61nswer_question\x18\x07 \x01(\x0b\x32 .xlmstream.v1.AnswerQuestionItemH\x00\x12;\n\x0f\x63hoose_multiple\x18\x08 \x01(\x0b\x32 .xlmstream.v1.ChooseMultipleItemH\x00\x12(\n\x05score\x18\t \x01(\x0b\x32\x17.xlmstream.v1.ScoreItemH\x00\x12.\n\x08tokenize\x18\n \x01(\x0b\x32\x1a.xlmstream.v1.TokenizeItemH\x00\x12\x32\n\ndetokenize\x18\x0b \x01(\x0b\x32\x1c.xlmstream.v1.DetokenizeItemH\x00\x42\x06\n\x04task\"~\n\x0cGenerateItem\x12&\n\x05input\x18\x01 \x01(\x0b\x32\x17.xlmstream.v1.TextInput\x12\x36\n\nparameters\x18\x02 \x01(\x0b\x32\".xlmstream.v1.GenerationParameters\x12\x0e\n\x06\x64\x65ltas\x18\x03 \x01(\x08\"f\n\tEmbedItem\x12&\n\x05input\x18\x01 \x01(\x0b\x32\x17.xlmstream.v1.TextInput\x12\x31\n\nparameters\x18\x02 \x01(\x0b\x32\x1d.xlmstream.v1.EmbedParameters\"l\n\x0c\x46illMaskItem\x12&\n\x05input\x18\x01 \x01(\x0b\x32\x17.xlmstream.v1.TextInput\x12\x34\n\nparameters\x18\x02 \x01(\x0b\x32 .xlmstream.v1.FillMaskParameters\"\x88\x01\n\x14\x43lassifySequenceItem\x12\x32\n\x05input\x18\x01 \x01(\x0b\x32#.xlmstream.v1.ClassifySequenceInput\x12<\n\nparameters\x18\x02 \x01(\x0b\x32(.xlmstream.v1.ClassifySequenceParameters\"x\n\x12\x43lassifyTokensItem\x12&\n\x05input\x18\x01 \x01(\x0b\x32\x17.xlmstream.v1.TextInput\x12:\n\nparameters\x18\x02 \x01(\x0b\x32&.xlmstream.v1.ClassifyTokensParameters\"\x82\x01\n\x12\x41nswerQuestionItem\x12\x30\n\x05input\x18\x01 \x01(\x0b\x32!.xlmstream.v1.AnswerQuestionInput\x12:\n\nparameters\x18\x02 \x01(\x0b\x32&.xlmstream.v1.AnswerQuestionParameters\"F\n\x12\x43hooseMultipleItem\x12\x30\n\x05input\x18\x01 \x01(\x0b\x32!.xlmstream.v1.ChooseMultipleInput\"f\n\tScoreItem\x12&\n\x05input\x18\x01 \x01(\x0b\x32\x17.xlmstream.v1.TextInput\x12\x31\n\nparameters\x18\x02 \x01(\x0b\x32\x1d.xlmstream.v1.ScoreParameters\"R\n\x0cTokenizeItem\x12&\n\x05input\x18\x01 \x01(\x0b\x32\x17.xlmstream.v1.TextInput\x12\x1a\n\x12\x61\x64\x64_special_tokens\x18\x02 \x01(\x08\"T\n\x0e\x44\x65tokenizeItem\x12%\n\x05input\x18\x01 \x01(\x0b\x32\x16.xlmstream.v1.TokenIds\x12\x1b\n\x13skip_special_tokens\x18\x02 \x01(\x08\"&\n\x0bInferCancel\x12\x17\n\x0f\x63orrelation_ids\x18\x01 \x03(\x04\"?\n\x13InferStreamResponse\x12(\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x18.xlmstream.v1.InferEvent\"\xf8\x01\n\nInferEvent\x12+\n\x06opened\x18\x01 \x01(\x0b\x32\x19.xlmstream.v1.InferOpenedH\x00\x12+\n\x06output\x18\x02 \x01(\x0b\x32\x19.xlmstream.v1.InferOutputH\x00\x12)\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x18.xlmstream.v1.InferDeltaH\x00\x12+\n\x06\x63redit\x18\x04 \x01(\x0b\x32\x19.xlmstream.v1.InferCreditH\x00\x12/\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x1b.xlmstream.v1.InferFinishedH\x00\x42\x07\n\x05\x65vent\"\x1d\n\x0bInferOpened\x12\x0e\n\x06\x63redit\x18\x01 \x01(\r\"\xfa\x04\n\x0bInferOutput\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\x04\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x30\n\x08generate\x18\x03 \x01(\x0b\x32\x1c.xlmstream.v1.GenerateResultH\x00\x12*\n\x05\x65mbed\x18\x04 \x01(\x0b\x32\x19.xlmstream.v1.EmbedResultH\x00\x12\x31\n\tfill_mask\x18\x05 \x01(\x0b\x32\x1c.xlmstream.v1.FillMaskResultH\x00\x12\x41\n\x11\x63lassify_sequence\x18\x06 \x01(\x0b\x32$.xlmstream.v1.ClassifySequenceResultH\x00\x12=\n\x0f\x63lassify_tokens\x18\x07 \x01(\x0b\x32\".xlmstream.v1.ClassifyTokensResultH\x00\x12=\n\x0f\x61nswer_question\x18\x08 \x01(\x0b\x32\".xlmstream.v1.AnswerQuestionResultH\x00\x12=\n\x0f\x63hoose_multiple\x18\t \x01(\x0b\x32\".xlmstream.v1.ChooseMultipleResultH\x00\x12*\n\x05score\x18\n \x01(\x0b\x32\x19.xlmstream.v1.ScoreResultH\x00\x12\x30\n\x08tokenize\x18\x0b \x01(\x0b\x32\x1c.xlmstream.v1.TokenizeResultH\x00\x12\x34\n\ndetokenize\x18\x0c \x01(\x0b\x32\x1e.xlmstream.v1.DetokenizeResultH\x00\x42\t\n\x07outcome\"b\n\nInferDelta\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\x04\x12\x13\n\x0b\x66irst_token\x18\x02 \x01(\r\x12\'\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x18.xlmstream.v1.TokenDelta\"\x1c\n\x0bInferCredit\x12\r\n\x05items\x18\x01 \x01(\r\"0\n\rInferFinished\x12\x0f\n\x07outputs\x18\x01 \x01(\x04\x12\x0e\n\x06\x65rrors\x18\x02 \x01(\x04\x32\xac\t\n\x10InferenceService\x12I\n\x08Generate\x12\x1d.xlmstream.v1.GenerateRequest\x1a\x1e.xlmstream.v1.GenerateResponse\x12]\n\x0eGenerateStream\x12#.xlmstream.v1.GenerateStreamRequest\x1a$.xlmstream.v1.GenerateStreamResponse0\x01\x12W\n\x0cResumeStream\x12!.xlmstream.v1.ResumeStreamRequest\x1a\".xlmstream.v1.ResumeStreamResponse0\x01\x12X\n\rCancelRequest\x12\".xlmstream.v1.CancelRequestRequest\x1a#.xlmstream.v1.CancelRequestResponse\x12@\n\x05\x45mbed\x12\x1a.xlmstream.v1.EmbedRequest\x1a\x1b.xlmstream.v1.EmbedResponse\x12I\n\x08\x46illMask\x12\x1d.xlmstream.v1.FillMaskRequest\x1a\x1e.xlmstream.v1.FillMaskResponse\x12\x61\n\x10\x43lassifySequence\x12%.xlmstream.v1.ClassifySequenceRequest\x1a&.xlmstream.v1.ClassifySequenceResponse\x12[\n\x0e\x43lassifyTokens\x12#.xlmstream.v1.ClassifyTokensRequest\x1a$.xlmstream.v1.ClassifyTokensResponse\x12[\n\x0e\x41nswerQuestion\x12#.xlmstream.v1.AnswerQuestionRequest\x1a$.xlmstream.v1.AnswerQuestionResponse\x12[\n\x0e\x43hooseMultiple\x12#.xlmstream.v1.ChooseMultipleRequest\x1a$.xlmstream.v1.ChooseMultipleResponse\x12@\n\x05Score\x12\x1a.xlmstream.v1.ScoreRequest\x1a\x1b.xlmstream.v1.ScoreResponse\x12V\n\x0bInferStream\x12 .xlmstream.v1.InferStreamRequest\x1a!.xlmstream.v1.InferStreamResponse(\x01\x30\x01\x12I\n\x08Tokenize\x12\x1d.xlmstream.v1.TokenizeRequest\x1a\x1e.xlmstream.v1.TokenizeResponse\x12O\n\nDetokenize\x12\x1f.xlmstream.v1.DetokenizeRequest\x1a .xlmstream.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'xlmstream.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GENERATEREQUEST']._serialized_start=130
-  _globals['_GENERATEREQUEST']._serialized_end=291
-  _globals['_GENERATERESPONSE']._serialized_start=293
-  _globals['_GENERATERESPONSE']._serialized_end=358
-  _globals['_GENERATESTREAMREQUEST']._serialized_start=361
-  _globals['_GENERATESTREAMREQUEST']._serialized_end=527
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=529
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=595
-  _globals['_RESUMESTREAMREQUEST']._serialized_start=597
-  _globals['_RESUMESTREAMREQUEST']._serialized_end=660
-  _globals['_RESUMESTREAMRESPONSE']._serialized_start=662
-  _globals['_RESUMESTREAMRESPONSE']._serialized_end=726
-  _globals['_CANCELREQUESTREQUEST']._serialized_start=728
-  _globals['_CANCELREQUESTREQUEST']._serialized_end=806
-  _globals['_CANCELREQUESTRESPONSE']._serialized_start=808
-  _globals['_CANCELREQUESTRESPONSE']._serialized_end=850
-  _globals['_TOKENIZEREQUEST']._serialized_start=853
-  _globals['_TOKENIZEREQUEST']._serialized_end=986
-  _globals['_TOKEN']._serialized_start=988
-  _globals['_TOKEN']._serialized_end=1050
-  _globals['_TOKENIZERESULT']._serialized_start=1052
-  _globals['_TOKENIZERESULT']._serialized_end=1105
-  _globals['_TOKENIZEOUTPUT']._serialized_start=1107
-  _globals['_TOKENIZEOUTPUT']._serialized_end=1219
-  _globals['_TOKENIZERESPONSE']._serialized_start=1221
-  _globals['_TOKENIZERESPONSE']._serialized_end=1324
-  _globals['_DETOKENIZEREQUEST']._serialized_start=1327
-  _globals['_DETOKENIZEREQUEST']._serialized_end=1462
-  _globals['_DETOKENIZERESULT']._serialized_start=1464
-  _globals['_DETOKENIZERESULT']._serialized_end=1496
-  _globals['_DETOKENIZEOUTPUT']._serialized_start=1498
-  _globals['_DETOKENIZEOUTPUT']._serialized_end=1614
-  _globals['_DETOKENIZERESPONSE']._serialized_start=1616
-  _globals['_DETOKENIZERESPONSE']._serialized_end=1723
-  _globals['_INFERENCESERVICE']._serialized_start=1726
-  _globals['_INFERENCESERVICE']._serialized_end=2249
+  _globals['_GENERATEREQUEST']._serialized_start=292
+  _globals['_GENERATEREQUEST']._serialized_end=453
+  _globals['_GENERATERESPONSE']._serialized_start=455
+  _globals['_GENERATERESPONSE']._serialized_end=520
+  _globals['_GENERATESTREAMREQUEST']._serialized_start=523
+  _globals['_GENERATESTREAMREQUEST']._serialized_end=689
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=691
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=757
+  _globals['_RESUMESTREAMREQUEST']._serialized_start=759
+  _globals['_RESUMESTREAMREQUEST']._serialized_end=822
+  _globals['_RESUMESTREAMRESPONSE']._serialized_start=824
+  _globals['_RESUMESTREAMRESPONSE']._serialized_end=888
+  _globals['_CANCELREQUESTREQUEST']._serialized_start=890
+  _globals['_CANCELREQUESTREQUEST']._serialized_end=968
+  _globals['_CANCELREQUESTRESPONSE']._serialized_start=970
+  _globals['_CANCELREQUESTRESPONSE']._serialized_end=1012
+  _globals['_TOKENIZEREQUEST']._serialized_start=1015
+  _globals['_TOKENIZEREQUEST']._serialized_end=1148
+  _globals['_TOKENIZERESULT']._serialized_start=1150
+  _globals['_TOKENIZERESULT']._serialized_end=1203
+  _globals['_TOKENIZEOUTPUT']._serialized_start=1205
+  _globals['_TOKENIZEOUTPUT']._serialized_end=1317
+  _globals['_TOKENIZERESPONSE']._serialized_start=1319
+  _globals['_TOKENIZERESPONSE']._serialized_end=1422
+  _globals['_DETOKENIZEREQUEST']._serialized_start=1425
+  _globals['_DETOKENIZEREQUEST']._serialized_end=1560
+  _globals['_DETOKENIZERESULT']._serialized_start=1562
+  _globals['_DETOKENIZERESULT']._serialized_end=1594
+  _globals['_DETOKENIZEOUTPUT']._serialized_start=1596
+  _globals['_DETOKENIZEOUTPUT']._serialized_end=1712
+  _globals['_DETOKENIZERESPONSE']._serialized_start=1714
+  _globals['_DETOKENIZERESPONSE']._serialized_end=1821
+  _globals['_INFERSTREAMREQUEST']._serialized_start=1823
+  _globals['_INFERSTREAMREQUEST']._serialized_end=1887
+  _globals['_INFERACTION']._serialized_start=1890
+  _globals['_INFERACTION']._serialized_end=2040
+  _globals['_INFEROPEN']._serialized_start=2042
+  _globals['_INFEROPEN']._serialized_end=2117
+  _globals['_INFERITEM']._serialized_start=2120
+  _globals['_INFERITEM']._serialized_end=2692
+  _globals['_GENERATEITEM']._serialized_start=2694
+  _globals['_GENERATEITEM']._serialized_end=2820
+  _globals['_EMBEDITEM']._serialized_start=2822
+  _globals['_EMBEDITEM']._serialized_end=2924
+  _globals['_FILLMASKITEM']._serialized_start=2926
+  _globals['_FILLMASKITEM']._serialized_end=3034
+  _globals['_CLASSIFYSEQUENCEITEM']._serialized_start=3037
+  _globals['_CLASSIFYSEQUENCEITEM']._serialized_end=3173
+  _globals['_CLASSIFYTOKENSITEM']._serialized_start=3175
+  _globals['_CLASSIFYTOKENSITEM']._serialized_end=3295
+  _globals['_ANSWERQUESTIONITEM']._serialized_start=3298
+  _globals['_ANSWERQUESTIONITEM']._serialized_end=3428
+  _globals['_CHOOSEMULTIPLEITEM']._serialized_start=3430
+  _globals['_CHOOSEMULTIPLEITEM']._serialized_end=3500
+  _globals['_SCOREITEM']._serialized_start=3502
+  _globals['_SCOREITEM']._serialized_end=3604
+  _globals['_TOKENIZEITEM']._serialized_start=3606
+  _globals['_TOKENIZEITEM']._serialized_end=3688
+  _globals['_DETOKENIZEITEM']._serialized_start=3690
+  _globals['_DETOKENIZEITEM']._serialized_end=3774
+  _globals['_INFERCANCEL']._serialized_start=3776
+  _globals['_INFERCANCEL']._serialized_end=3814
+  _globals['_INFERSTREAMRESPONSE']._serialized_start=3816
+  _globals['_INFERSTREAMRESPONSE']._serialized_end=3879
+  _globals['_INFEREVENT']._serialized_start=3882
+  _globals['_INFEREVENT']._serialized_end=4130
+  _globals['_INFEROPENED']._serialized_start=4132
+  _globals['_INFEROPENED']._serialized_end=4161
+  _globals['_INFEROUTPUT']._serialized_start=4164
+  _globals['_INFEROUTPUT']._serialized_end=4798
+  _globals['_INFERDELTA']._serialized_start=4800
+  _globals['_INFERDELTA']._serialized_end=4898
+  _globals['_INFERCREDIT']._serialized_start=4900
+  _globals['_INFERCREDIT']._serialized_end=4928
+  _globals['_INFERFINISHED']._serialized_start=4930
+  _globals['_INFERFINISHED']._serialized_end=4978
+  _globals['_INFERENCESERVICE']._serialized_start=4981
+  _globals['_INFERENCESERVICE']._serialized_end=6177
 # @@protoc_insertion_point(module_scope)

@@ -10,8 +10,13 @@ import google.protobuf.internal.containers
 import google.protobuf.message
 import google.rpc.status_pb2
 import typing
+import xlmstream.v1.classification_pb2
 import xlmstream.v1.common_pb2
+import xlmstream.v1.embedding_pb2
+import xlmstream.v1.fill_mask_pb2
 import xlmstream.v1.generation_pb2
+import xlmstream.v1.question_answering_pb2
+import xlmstream.v1.scoring_pb2
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
@@ -215,44 +220,16 @@ class TokenizeRequest(google.protobuf.message.Message):
 global___TokenizeRequest = TokenizeRequest
 
 @typing.final
-class Token(google.protobuf.message.Message):
-    """One token of a text."""
-
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    ID_FIELD_NUMBER: builtins.int
-    PIECE_FIELD_NUMBER: builtins.int
-    START_FIELD_NUMBER: builtins.int
-    END_FIELD_NUMBER: builtins.int
-    id: builtins.int
-    piece: builtins.str
-    """The vocabulary entry; a word's last piece ends in "</w>"."""
-    start: builtins.int
-    """Where the token comes from in the text as given: code points [start, end). Both 0 for added special tokens."""
-    end: builtins.int
-    def __init__(
-        self,
-        *,
-        id: builtins.int = ...,
-        piece: builtins.str = ...,
-        start: builtins.int = ...,
-        end: builtins.int = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["end", b"end", "id", b"id", "piece", b"piece", "start", b"start"]) -> None: ...
-
-global___Token = Token
-
-@typing.final
 class TokenizeResult(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     TOKENS_FIELD_NUMBER: builtins.int
     @property
-    def tokens(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Token]: ...
+    def tokens(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[xlmstream.v1.common_pb2.Token]: ...
     def __init__(
         self,
         *,
-        tokens: collections.abc.Iterable[global___Token] | None = ...,
+        tokens: collections.abc.Iterable[xlmstream.v1.common_pb2.Token] | None = ...,
     ) -> None: ...
     def ClearField(self, field_name: typing.Literal["tokens", b"tokens"]) -> None: ...
 
@@ -389,3 +366,617 @@ class DetokenizeResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["outputs", b"outputs", "timing", b"timing"]) -> None: ...
 
 global___DetokenizeResponse = DetokenizeResponse
+
+@typing.final
+class InferStreamRequest(google.protobuf.message.Message):
+    """What a caller of InferStream sends. Put into one message what is at hand: a message costs the service far more than an
+    action.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ACTIONS_FIELD_NUMBER: builtins.int
+    @property
+    def actions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___InferAction]:
+        """Taken in their order."""
+
+    def __init__(
+        self,
+        *,
+        actions: collections.abc.Iterable[global___InferAction] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["actions", b"actions"]) -> None: ...
+
+global___InferStreamRequest = InferStreamRequest
+
+@typing.final
+class InferAction(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: builtins.int
+    ITEM_FIELD_NUMBER: builtins.int
+    CANCEL_FIELD_NUMBER: builtins.int
+    @property
+    def open(self) -> global___InferOpen:
+        """The first action of every stream, once."""
+
+    @property
+    def item(self) -> global___InferItem:
+        """One piece of work."""
+
+    @property
+    def cancel(self) -> global___InferCancel:
+        """Ends items early."""
+
+    def __init__(
+        self,
+        *,
+        open: global___InferOpen | None = ...,
+        item: global___InferItem | None = ...,
+        cancel: global___InferCancel | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["action", b"action", "cancel", b"cancel", "item", b"item", "open", b"open"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["action", b"action", "cancel", b"cancel", "item", b"item", "open", b"open"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["action", b"action"]) -> typing.Literal["open", "item", "cancel"] | None: ...
+
+global___InferAction = InferAction
+
+@typing.final
+class InferOpen(google.protobuf.message.Message):
+    """What all items of a stream have in common."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: builtins.int
+    ORDERED_FIELD_NUMBER: builtins.int
+    ordered: builtins.bool
+    """Whether outputs come in the order of their items. Default false: as they are ready."""
+    @property
+    def options(self) -> xlmstream.v1.common_pb2.RequestOptions:
+        """model, priority and truncation apply to each item. With a request_id, each generate item has the key
+        "<request_id>.<correlation_id>" of its own: sent again over another stream it joins its first sending; the other
+        tasks run again, with the same results. disconnect_policy says what becomes of such items when the call is dropped;
+        without a request_id, and for the other tasks, that is CANCEL.
+        """
+
+    def __init__(
+        self,
+        *,
+        options: xlmstream.v1.common_pb2.RequestOptions | None = ...,
+        ordered: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["options", b"options"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["options", b"options", "ordered", b"ordered"]) -> None: ...
+
+global___InferOpen = InferOpen
+
+@typing.final
+class InferItem(google.protobuf.message.Message):
+    """One input of one task. Its time limit is the deadline of the call; where the call has none,
+    ServerLimits.default_deadline_s from its arrival.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CORRELATION_ID_FIELD_NUMBER: builtins.int
+    GENERATE_FIELD_NUMBER: builtins.int
+    EMBED_FIELD_NUMBER: builtins.int
+    FILL_MASK_FIELD_NUMBER: builtins.int
+    CLASSIFY_SEQUENCE_FIELD_NUMBER: builtins.int
+    CLASSIFY_TOKENS_FIELD_NUMBER: builtins.int
+    ANSWER_QUESTION_FIELD_NUMBER: builtins.int
+    CHOOSE_MULTIPLE_FIELD_NUMBER: builtins.int
+    SCORE_FIELD_NUMBER: builtins.int
+    TOKENIZE_FIELD_NUMBER: builtins.int
+    DETOKENIZE_FIELD_NUMBER: builtins.int
+    correlation_id: builtins.int
+    """The caller's number of the item, told with all that comes of it. Unique among the unfinished items of the stream;
+    otherwise the call ends with INVALID_ARGUMENT.
+    """
+    @property
+    def generate(self) -> global___GenerateItem: ...
+    @property
+    def embed(self) -> global___EmbedItem: ...
+    @property
+    def fill_mask(self) -> global___FillMaskItem: ...
+    @property
+    def classify_sequence(self) -> global___ClassifySequenceItem: ...
+    @property
+    def classify_tokens(self) -> global___ClassifyTokensItem: ...
+    @property
+    def answer_question(self) -> global___AnswerQuestionItem: ...
+    @property
+    def choose_multiple(self) -> global___ChooseMultipleItem: ...
+    @property
+    def score(self) -> global___ScoreItem: ...
+    @property
+    def tokenize(self) -> global___TokenizeItem: ...
+    @property
+    def detokenize(self) -> global___DetokenizeItem: ...
+    def __init__(
+        self,
+        *,
+        correlation_id: builtins.int = ...,
+        generate: global___GenerateItem | None = ...,
+        embed: global___EmbedItem | None = ...,
+        fill_mask: global___FillMaskItem | None = ...,
+        classify_sequence: global___ClassifySequenceItem | None = ...,
+        classify_tokens: global___ClassifyTokensItem | None = ...,
+        answer_question: global___AnswerQuestionItem | None = ...,
+        choose_multiple: global___ChooseMultipleItem | None = ...,
+        score: global___ScoreItem | None = ...,
+        tokenize: global___TokenizeItem | None = ...,
+        detokenize: global___DetokenizeItem | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["answer_question", b"answer_question", "choose_multiple", b"choose_multiple", "classify_sequence", b"classify_sequence", "classify_tokens", b"classify_tokens", "detokenize", b"detokenize", "embed", b"embed", "fill_mask", b"fill_mask", "generate", b"generate", "score", b"score", "task", b"task", "tokenize", b"tokenize"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["answer_question", b"answer_question", "choose_multiple", b"choose_multiple", "classify_sequence", b"classify_sequence", "classify_tokens", b"classify_tokens", "correlation_id", b"correlation_id", "detokenize", b"detokenize", "embed", b"embed", "fill_mask", b"fill_mask", "generate", b"generate", "score", b"score", "task", b"task", "tokenize", b"tokenize"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["task", b"task"]) -> typing.Literal["generate", "embed", "fill_mask", "classify_sequence", "classify_tokens", "answer_question", "choose_multiple", "score", "tokenize", "detokenize"] | None: ...
+
+global___InferItem = InferItem
+
+@typing.final
+class GenerateItem(google.protobuf.message.Message):
+    """One prompt of Generate."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    DELTAS_FIELD_NUMBER: builtins.int
+    deltas: builtins.bool
+    """Whether to send the text as it grows (InferDelta) before the output, which has the whole. Default false."""
+    @property
+    def input(self) -> xlmstream.v1.common_pb2.TextInput: ...
+    @property
+    def parameters(self) -> xlmstream.v1.generation_pb2.GenerationParameters: ...
+    def __init__(
+        self,
+        *,
+        input: xlmstream.v1.common_pb2.TextInput | None = ...,
+        parameters: xlmstream.v1.generation_pb2.GenerationParameters | None = ...,
+        deltas: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["input", b"input", "parameters", b"parameters"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["deltas", b"deltas", "input", b"input", "parameters", b"parameters"]) -> None: ...
+
+global___GenerateItem = GenerateItem
+
+@typing.final
+class EmbedItem(google.protobuf.message.Message):
+    """One text of Embed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    @property
+    def input(self) -> xlmstream.v1.common_pb2.TextInput: ...
+    @property
+    def parameters(self) -> xlmstream.v1.embedding_pb2.EmbedParameters: ...
+    def __init__(
+        self,
+        *,
+        input: xlmstream.v1.common_pb2.TextInput | None = ...,
+        parameters: xlmstream.v1.embedding_pb2.EmbedParameters | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["input", b"input", "parameters", b"parameters"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["input", b"input", "parameters", b"parameters"]) -> None: ...
+
+global___EmbedItem = EmbedItem
+
+@typing.final
+class FillMaskItem(google.protobuf.message.Message):
+    """One text of FillMask."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    @property
+    def input(self) -> xlmstream.v1.common_pb2.TextInput: ...
+    @property
+    def parameters(self) -> xlmstream.v1.fill_mask_pb2.FillMaskParameters: ...
+    def __init__(
+        self,
+        *,
+        input: xlmstream.v1.common_pb2.TextInput | None = ...,
+        parameters: xlmstream.v1.fill_mask_pb2.FillMaskParameters | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["input", b"input", "parameters", b"parameters"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["input", b"input", "parameters", b"parameters"]) -> None: ...
+
+global___FillMaskItem = FillMaskItem
+
+@typing.final
+class ClassifySequenceItem(google.protobuf.message.Message):
+    """One input of ClassifySequence."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    @property
+    def input(self) -> xlmstream.v1.classification_pb2.ClassifySequenceInput: ...
+    @property
+    def parameters(self) -> xlmstream.v1.classification_pb2.ClassifySequenceParameters: ...
+    def __init__(
+        self,
+        *,
+        input: xlmstream.v1.classification_pb2.ClassifySequenceInput | None = ...,
+        parameters: xlmstream.v1.classification_pb2.ClassifySequenceParameters | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["input", b"input", "parameters", b"parameters"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["input", b"input", "parameters", b"parameters"]) -> None: ...
+
+global___ClassifySequenceItem = ClassifySequenceItem
+
+@typing.final
+class ClassifyTokensItem(google.protobuf.message.Message):
+    """One text of ClassifyTokens."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    @property
+    def input(self) -> xlmstream.v1.common_pb2.TextInput: ...
+    @property
+    def parameters(self) -> xlmstream.v1.classification_pb2.ClassifyTokensParameters: ...
+    def __init__(
+        self,
+        *,
+        input: xlmstream.v1.common_pb2.TextInput | None = ...,
+        parameters: xlmstream.v1.classification_pb2.ClassifyTokensParameters | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["input", b"input", "parameters", b"parameters"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["input", b"input", "parameters", b"parameters"]) -> None: ...
+
+global___ClassifyTokensItem = ClassifyTokensItem
+
+@typing.final
+class AnswerQuestionItem(google.protobuf.message.Message):
+    """One input of AnswerQuestion."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    @property
+    def input(self) -> xlmstream.v1.question_answering_pb2.AnswerQuestionInput: ...
+    @property
+    def parameters(self) -> xlmstream.v1.question_answering_pb2.AnswerQuestionParameters: ...
+    def __init__(
+        self,
+        *,
+        input: xlmstream.v1.question_answering_pb2.AnswerQuestionInput | None = ...,
+        parameters: xlmstream.v1.question_answering_pb2.AnswerQuestionParameters | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["input", b"input", "parameters", b"parameters"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["input", b"input", "parameters", b"parameters"]) -> None: ...
+
+global___AnswerQuestionItem = AnswerQuestionItem
+
+@typing.final
+class ChooseMultipleItem(google.protobuf.message.Message):
+    """One input of ChooseMultiple."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: builtins.int
+    @property
+    def input(self) -> xlmstream.v1.classification_pb2.ChooseMultipleInput: ...
+    def __init__(
+        self,
+        *,
+        input: xlmstream.v1.classification_pb2.ChooseMultipleInput | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["input", b"input"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["input", b"input"]) -> None: ...
+
+global___ChooseMultipleItem = ChooseMultipleItem
+
+@typing.final
+class ScoreItem(google.protobuf.message.Message):
+    """One text of Score."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    @property
+    def input(self) -> xlmstream.v1.common_pb2.TextInput: ...
+    @property
+    def parameters(self) -> xlmstream.v1.scoring_pb2.ScoreParameters: ...
+    def __init__(
+        self,
+        *,
+        input: xlmstream.v1.common_pb2.TextInput | None = ...,
+        parameters: xlmstream.v1.scoring_pb2.ScoreParameters | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["input", b"input", "parameters", b"parameters"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["input", b"input", "parameters", b"parameters"]) -> None: ...
+
+global___ScoreItem = ScoreItem
+
+@typing.final
+class TokenizeItem(google.protobuf.message.Message):
+    """One text of Tokenize."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: builtins.int
+    ADD_SPECIAL_TOKENS_FIELD_NUMBER: builtins.int
+    add_special_tokens: builtins.bool
+    """As TokenizeRequest.add_special_tokens."""
+    @property
+    def input(self) -> xlmstream.v1.common_pb2.TextInput: ...
+    def __init__(
+        self,
+        *,
+        input: xlmstream.v1.common_pb2.TextInput | None = ...,
+        add_special_tokens: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["input", b"input"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["add_special_tokens", b"add_special_tokens", "input", b"input"]) -> None: ...
+
+global___TokenizeItem = TokenizeItem
+
+@typing.final
+class DetokenizeItem(google.protobuf.message.Message):
+    """One list of ids of Detokenize."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: builtins.int
+    SKIP_SPECIAL_TOKENS_FIELD_NUMBER: builtins.int
+    skip_special_tokens: builtins.bool
+    """As DetokenizeRequest.skip_special_tokens."""
+    @property
+    def input(self) -> xlmstream.v1.common_pb2.TokenIds: ...
+    def __init__(
+        self,
+        *,
+        input: xlmstream.v1.common_pb2.TokenIds | None = ...,
+        skip_special_tokens: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["input", b"input"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["input", b"input", "skip_special_tokens", b"skip_special_tokens"]) -> None: ...
+
+global___DetokenizeItem = DetokenizeItem
+
+@typing.final
+class InferCancel(google.protobuf.message.Message):
+    """Ends items before their time; each gets an output with the error CANCELLED, unless its output is on the way already."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CORRELATION_IDS_FIELD_NUMBER: builtins.int
+    @property
+    def correlation_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The items. Unknown and finished ones are ignored. Empty: all unfinished items of the stream."""
+
+    def __init__(
+        self,
+        *,
+        correlation_ids: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["correlation_ids", b"correlation_ids"]) -> None: ...
+
+global___InferCancel = InferCancel
+
+@typing.final
+class InferStreamResponse(google.protobuf.message.Message):
+    """What the service sends. A message carries all that was ready when it was written."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: builtins.int
+    @property
+    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___InferEvent]:
+        """In their order."""
+
+    def __init__(
+        self,
+        *,
+        events: collections.abc.Iterable[global___InferEvent] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events"]) -> None: ...
+
+global___InferStreamResponse = InferStreamResponse
+
+@typing.final
+class InferEvent(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OPENED_FIELD_NUMBER: builtins.int
+    OUTPUT_FIELD_NUMBER: builtins.int
+    DELTA_FIELD_NUMBER: builtins.int
+    CREDIT_FIELD_NUMBER: builtins.int
+    FINISHED_FIELD_NUMBER: builtins.int
+    @property
+    def opened(self) -> global___InferOpened:
+        """The first event of every stream."""
+
+    @property
+    def output(self) -> global___InferOutput:
+        """What came of one item; nothing more comes of it."""
+
+    @property
+    def delta(self) -> global___InferDelta:
+        """More of one generation."""
+
+    @property
+    def credit(self) -> global___InferCredit:
+        """More items may be sent."""
+
+    @property
+    def finished(self) -> global___InferFinished:
+        """The last event, after the caller has ended its requests and every item has had its output."""
+
+    def __init__(
+        self,
+        *,
+        opened: global___InferOpened | None = ...,
+        output: global___InferOutput | None = ...,
+        delta: global___InferDelta | None = ...,
+        credit: global___InferCredit | None = ...,
+        finished: global___InferFinished | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["credit", b"credit", "delta", b"delta", "event", b"event", "finished", b"finished", "opened", b"opened", "output", b"output"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["credit", b"credit", "delta", b"delta", "event", b"event", "finished", b"finished", "opened", b"opened", "output", b"output"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["opened", "output", "delta", "credit", "finished"] | None: ...
+
+global___InferEvent = InferEvent
+
+@typing.final
+class InferOpened(google.protobuf.message.Message):
+    """The stream is open."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CREDIT_FIELD_NUMBER: builtins.int
+    credit: builtins.int
+    """How many items may be sent now. An item beyond its credit fails with RESOURCE_EXHAUSTED, reason QUEUE_FULL, and does
+    not count.
+    """
+    def __init__(
+        self,
+        *,
+        credit: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["credit", b"credit"]) -> None: ...
+
+global___InferOpened = InferOpened
+
+@typing.final
+class InferOutput(google.protobuf.message.Message):
+    """The outcome of one item: a bad item never fails its neighbours."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CORRELATION_ID_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    GENERATE_FIELD_NUMBER: builtins.int
+    EMBED_FIELD_NUMBER: builtins.int
+    FILL_MASK_FIELD_NUMBER: builtins.int
+    CLASSIFY_SEQUENCE_FIELD_NUMBER: builtins.int
+    CLASSIFY_TOKENS_FIELD_NUMBER: builtins.int
+    ANSWER_QUESTION_FIELD_NUMBER: builtins.int
+    CHOOSE_MULTIPLE_FIELD_NUMBER: builtins.int
+    SCORE_FIELD_NUMBER: builtins.int
+    TOKENIZE_FIELD_NUMBER: builtins.int
+    DETOKENIZE_FIELD_NUMBER: builtins.int
+    correlation_id: builtins.int
+    @property
+    def error(self) -> google.rpc.status_pb2.Status:
+        """Code and details as a unary call that had only this input would return them. Sending the item again makes sense
+        only where a RetryInfo is attached.
+        """
+
+    @property
+    def generate(self) -> xlmstream.v1.generation_pb2.GenerateResult: ...
+    @property
+    def embed(self) -> xlmstream.v1.embedding_pb2.EmbedResult: ...
+    @property
+    def fill_mask(self) -> xlmstream.v1.fill_mask_pb2.FillMaskResult: ...
+    @property
+    def classify_sequence(self) -> xlmstream.v1.classification_pb2.ClassifySequenceResult: ...
+    @property
+    def classify_tokens(self) -> xlmstream.v1.classification_pb2.ClassifyTokensResult: ...
+    @property
+    def answer_question(self) -> xlmstream.v1.question_answering_pb2.AnswerQuestionResult: ...
+    @property
+    def choose_multiple(self) -> xlmstream.v1.classification_pb2.ChooseMultipleResult: ...
+    @property
+    def score(self) -> xlmstream.v1.scoring_pb2.ScoreResult: ...
+    @property
+    def tokenize(self) -> global___TokenizeResult: ...
+    @property
+    def detokenize(self) -> global___DetokenizeResult: ...
+    def __init__(
+        self,
+        *,
+        correlation_id: builtins.int = ...,
+        error: google.rpc.status_pb2.Status | None = ...,
+        generate: xlmstream.v1.generation_pb2.GenerateResult | None = ...,
+        embed: xlmstream.v1.embedding_pb2.EmbedResult | None = ...,
+        fill_mask: xlmstream.v1.fill_mask_pb2.FillMaskResult | None = ...,
+        classify_sequence: xlmstream.v1.classification_pb2.ClassifySequenceResult | None = ...,
+        classify_tokens: xlmstream.v1.classification_pb2.ClassifyTokensResult | None = ...,
+        answer_question: xlmstream.v1.question_answering_pb2.AnswerQuestionResult | None = ...,
+        choose_multiple: xlmstream.v1.classification_pb2.ChooseMultipleResult | None = ...,
+        score: xlmstream.v1.scoring_pb2.ScoreResult | None = ...,
+        tokenize: global___TokenizeResult | None = ...,
+        detokenize: global___DetokenizeResult | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["answer_question", b"answer_question", "choose_multiple", b"choose_multiple", "classify_sequence", b"classify_sequence", "classify_tokens", b"classify_tokens", "detokenize", b"detokenize", "embed", b"embed", "error", b"error", "fill_mask", b"fill_mask", "generate", b"generate", "outcome", b"outcome", "score", b"score", "tokenize", b"tokenize"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["answer_question", b"answer_question", "choose_multiple", b"choose_multiple", "classify_sequence", b"classify_sequence", "classify_tokens", b"classify_tokens", "correlation_id", b"correlation_id", "detokenize", b"detokenize", "embed", b"embed", "error", b"error", "fill_mask", b"fill_mask", "generate", b"generate", "outcome", b"outcome", "score", b"score", "tokenize", b"tokenize"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["error", "generate", "embed", "fill_mask", "classify_sequence", "classify_tokens", "answer_question", "choose_multiple", "score", "tokenize", "detokenize"] | None: ...
+
+global___InferOutput = InferOutput
+
+@typing.final
+class InferDelta(google.protobuf.message.Message):
+    """More of the text of one generate item that asked for deltas."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CORRELATION_ID_FIELD_NUMBER: builtins.int
+    FIRST_TOKEN_FIELD_NUMBER: builtins.int
+    DELTA_FIELD_NUMBER: builtins.int
+    correlation_id: builtins.int
+    first_token: builtins.int
+    """Number of tokens of this candidate before these: after an item was sent again its deltas begin anew at 0."""
+    @property
+    def delta(self) -> xlmstream.v1.generation_pb2.TokenDelta: ...
+    def __init__(
+        self,
+        *,
+        correlation_id: builtins.int = ...,
+        first_token: builtins.int = ...,
+        delta: xlmstream.v1.generation_pb2.TokenDelta | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["delta", b"delta"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["correlation_id", b"correlation_id", "delta", b"delta", "first_token", b"first_token"]) -> None: ...
+
+global___InferDelta = InferDelta
+
+@typing.final
+class InferCredit(google.protobuf.message.Message):
+    """Credit for further items, given back as outputs are sent."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: builtins.int
+    items: builtins.int
+    """How many more items may be sent."""
+    def __init__(
+        self,
+        *,
+        items: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items"]) -> None: ...
+
+global___InferCredit = InferCredit
+
+@typing.final
+class InferFinished(google.protobuf.message.Message):
+    """Everything is answered."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OUTPUTS_FIELD_NUMBER: builtins.int
+    ERRORS_FIELD_NUMBER: builtins.int
+    outputs: builtins.int
+    """Outputs sent over this stream."""
+    errors: builtins.int
+    """How many of those were errors."""
+    def __init__(
+        self,
+        *,
+        outputs: builtins.int = ...,
+        errors: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["errors", b"errors", "outputs", b"outputs"]) -> None: ...
+
+global___InferFinished = InferFinished

@@ -3,7 +3,12 @@
 import grpc
 import warnings
 
+from xlmstream.v1 import classification_pb2 as xlmstream_dot_v1_dot_classification__pb2
+from xlmstream.v1 import embedding_pb2 as xlmstream_dot_v1_dot_embedding__pb2
+from xlmstream.v1 import fill_mask_pb2 as xlmstream_dot_v1_dot_fill__mask__pb2
 from xlmstream.v1 import inference_pb2 as xlmstream_dot_v1_dot_inference__pb2
+from xlmstream.v1 import question_answering_pb2 as xlmstream_dot_v1_dot_question__answering__pb2
+from xlmstream.v1 import scoring_pb2 as xlmstream_dot_v1_dot_scoring__pb2
 
 GRPC_GENERATED_VERSION = '1.71.2'
 GRPC_VERSION = grpc.__version__
@@ -57,6 +62,46 @@ class InferenceServiceStub(object):
                 request_serializer=xlmstream_dot_v1_dot_inference__pb2.CancelRequestRequest.SerializeToString,
                 response_deserializer=xlmstream_dot_v1_dot_inference__pb2.CancelRequestResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/xlmstream.v1.InferenceService/Embed',
+                request_serializer=xlmstream_dot_v1_dot_embedding__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=xlmstream_dot_v1_dot_embedding__pb2.EmbedResponse.FromString,
+                _registered_method=True)
+        self.FillMask = channel.unary_unary(
+                '/xlmstream.v1.InferenceService/FillMask',
+                request_serializer=xlmstream_dot_v1_dot_fill__mask__pb2.FillMaskRequest.SerializeToString,
+                response_deserializer=xlmstream_dot_v1_dot_fill__mask__pb2.FillMaskResponse.FromString,
+                _registered_method=True)
+        self.ClassifySequence = channel.unary_unary(
+                '/xlmstream.v1.InferenceService/ClassifySequence',
+                request_serializer=xlmstream_dot_v1_dot_classification__pb2.ClassifySequenceRequest.SerializeToString,
+                response_deserializer=xlmstream_dot_v1_dot_classification__pb2.ClassifySequenceResponse.FromString,
+                _registered_method=True)
+        self.ClassifyTokens = channel.unary_unary(
+                '/xlmstream.v1.InferenceService/ClassifyTokens',
+                request_serializer=xlmstream_dot_v1_dot_classification__pb2.ClassifyTokensRequest.SerializeToString,
+                response_deserializer=xlmstream_dot_v1_dot_classification__pb2.ClassifyTokensResponse.FromString,
+                _registered_method=True)
+        self.AnswerQuestion = channel.unary_unary(
+                '/xlmstream.v1.InferenceService/AnswerQuestion',
+                request_serializer=xlmstream_dot_v1_dot_question__answering__pb2.AnswerQuestionRequest.SerializeToString,
+                response_deserializer=xlmstream_dot_v1_dot_question__answering__pb2.AnswerQuestionResponse.FromString,
+                _registered_method=True)
+        self.ChooseMultiple = channel.unary_unary(
+                '/xlmstream.v1.InferenceService/ChooseMultiple',
+                request_serializer=xlmstream_dot_v1_dot_classification__pb2.ChooseMultipleRequest.SerializeToString,
+                response_deserializer=xlmstream_dot_v1_dot_classification__pb2.ChooseMultipleResponse.FromString,
+                _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/xlmstream.v1.InferenceService/Score',
+                request_serializer=xlmstream_dot_v1_dot_scoring__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=xlmstream_dot_v1_dot_scoring__pb2.ScoreResponse.FromString,
+                _registered_method=True)
+        self.InferStream = channel.stream_stream(
+                '/xlmstream.v1.InferenceService/InferStream',
+                request_serializer=xlmstream_dot_v1_dot_inference__pb2.InferStreamRequest.SerializeToString,
+                response_deserializer=xlmstream_dot_v1_dot_inference__pb2.InferStreamResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/xlmstream.v1.InferenceService/Tokenize',
                 request_serializer=xlmstream_dot_v1_dot_inference__pb2.TokenizeRequest.SerializeToString,
@@ -103,6 +148,63 @@ class InferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """Turns texts into vectors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FillMask(self, request, context):
+        """Finds the tokens that may stand in the gaps of texts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClassifySequence(self, request, context):
+        """Labels or values for texts or pairs of texts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClassifyTokens(self, request, context):
+        """Labels for the words of texts, and the entities they form.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AnswerQuestion(self, request, context):
+        """Finds the stretches of texts that answer questions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChooseMultiple(self, request, context):
+        """Judges which of several continuations fits a text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Score(self, request, context):
+        """Tells how probable texts are, token by token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InferStream(self, request_iterator, context):
+        """Any number of items of any tasks over one call: the way to send many requests at a fraction of the cost of a call
+        each. Ending the requests (half-close) means: finish what was sent. Leaving the call cancels what is unfinished.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Tokenize(self, request, context):
         """Turns texts into token ids, with the place of each token in the text.
         """
@@ -139,6 +241,46 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.CancelRequest,
                     request_deserializer=xlmstream_dot_v1_dot_inference__pb2.CancelRequestRequest.FromString,
                     response_serializer=xlmstream_dot_v1_dot_inference__pb2.CancelRequestResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=xlmstream_dot_v1_dot_embedding__pb2.EmbedRequest.FromString,
+                    response_serializer=xlmstream_dot_v1_dot_embedding__pb2.EmbedResponse.SerializeToString,
+            ),
+            'FillMask': grpc.unary_unary_rpc_method_handler(
+                    servicer.FillMask,
+                    request_deserializer=xlmstream_dot_v1_dot_fill__mask__pb2.FillMaskRequest.FromString,
+                    response_serializer=xlmstream_dot_v1_dot_fill__mask__pb2.FillMaskResponse.SerializeToString,
+            ),
+            'ClassifySequence': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClassifySequence,
+                    request_deserializer=xlmstream_dot_v1_dot_classification__pb2.ClassifySequenceRequest.FromString,
+                    response_serializer=xlmstream_dot_v1_dot_classification__pb2.ClassifySequenceResponse.SerializeToString,
+            ),
+            'ClassifyTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClassifyTokens,
+                    request_deserializer=xlmstream_dot_v1_dot_classification__pb2.ClassifyTokensRequest.FromString,
+                    response_serializer=xlmstream_dot_v1_dot_classification__pb2.ClassifyTokensResponse.SerializeToString,
+            ),
+            'AnswerQuestion': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnswerQuestion,
+                    request_deserializer=xlmstream_dot_v1_dot_question__answering__pb2.AnswerQuestionRequest.FromString,
+                    response_serializer=xlmstream_dot_v1_dot_question__answering__pb2.AnswerQuestionResponse.SerializeToString,
+            ),
+            'ChooseMultiple': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChooseMultiple,
+                    request_deserializer=xlmstream_dot_v1_dot_classification__pb2.ChooseMultipleRequest.FromString,
+                    response_serializer=xlmstream_dot_v1_dot_classification__pb2.ChooseMultipleResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=xlmstream_dot_v1_dot_scoring__pb2.ScoreRequest.FromString,
+                    response_serializer=xlmstream_dot_v1_dot_scoring__pb2.ScoreResponse.SerializeToString,
+            ),
+            'InferStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.InferStream,
+                    request_deserializer=xlmstream_dot_v1_dot_inference__pb2.InferStreamRequest.FromString,
+                    response_serializer=xlmstream_dot_v1_dot_inference__pb2.InferStreamResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -262,6 +404,222 @@ class InferenceService(object):
             '/xlmstream.v1.InferenceService/CancelRequest',
             xlmstream_dot_v1_dot_inference__pb2.CancelRequestRequest.SerializeToString,
             xlmstream_dot_v1_dot_inference__pb2.CancelRequestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xlmstream.v1.InferenceService/Embed',
+            xlmstream_dot_v1_dot_embedding__pb2.EmbedRequest.SerializeToString,
+            xlmstream_dot_v1_dot_embedding__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FillMask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xlmstream.v1.InferenceService/FillMask',
+            xlmstream_dot_v1_dot_fill__mask__pb2.FillMaskRequest.SerializeToString,
+            xlmstream_dot_v1_dot_fill__mask__pb2.FillMaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifySequence(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xlmstream.v1.InferenceService/ClassifySequence',
+            xlmstream_dot_v1_dot_classification__pb2.ClassifySequenceRequest.SerializeToString,
+            xlmstream_dot_v1_dot_classification__pb2.ClassifySequenceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xlmstream.v1.InferenceService/ClassifyTokens',
+            xlmstream_dot_v1_dot_classification__pb2.ClassifyTokensRequest.SerializeToString,
+            xlmstream_dot_v1_dot_classification__pb2.ClassifyTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnswerQuestion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xlmstream.v1.InferenceService/AnswerQuestion',
+            xlmstream_dot_v1_dot_question__answering__pb2.AnswerQuestionRequest.SerializeToString,
+            xlmstream_dot_v1_dot_question__answering__pb2.AnswerQuestionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChooseMultiple(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xlmstream.v1.InferenceService/ChooseMultiple',
+            xlmstream_dot_v1_dot_classification__pb2.ChooseMultipleRequest.SerializeToString,
+            xlmstream_dot_v1_dot_classification__pb2.ChooseMultipleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xlmstream.v1.InferenceService/Score',
+            xlmstream_dot_v1_dot_scoring__pb2.ScoreRequest.SerializeToString,
+            xlmstream_dot_v1_dot_scoring__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InferStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/xlmstream.v1.InferenceService/InferStream',
+            xlmstream_dot_v1_dot_inference__pb2.InferStreamRequest.SerializeToString,
+            xlmstream_dot_v1_dot_inference__pb2.InferStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

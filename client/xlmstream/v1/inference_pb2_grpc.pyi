@@ -8,7 +8,12 @@ import collections.abc
 import grpc
 import grpc.aio
 import typing
+import xlmstream.v1.classification_pb2
+import xlmstream.v1.embedding_pb2
+import xlmstream.v1.fill_mask_pb2
 import xlmstream.v1.inference_pb2
+import xlmstream.v1.question_answering_pb2
+import xlmstream.v1.scoring_pb2
 
 _T = typing.TypeVar("_T")
 
@@ -47,6 +52,56 @@ class InferenceServiceStub:
         xlmstream.v1.inference_pb2.CancelRequestResponse,
     ]
     """Stops a request, also where a proxy hides the disconnect of its caller."""
+
+    Embed: grpc.UnaryUnaryMultiCallable[
+        xlmstream.v1.embedding_pb2.EmbedRequest,
+        xlmstream.v1.embedding_pb2.EmbedResponse,
+    ]
+    """Turns texts into vectors."""
+
+    FillMask: grpc.UnaryUnaryMultiCallable[
+        xlmstream.v1.fill_mask_pb2.FillMaskRequest,
+        xlmstream.v1.fill_mask_pb2.FillMaskResponse,
+    ]
+    """Finds the tokens that may stand in the gaps of texts."""
+
+    ClassifySequence: grpc.UnaryUnaryMultiCallable[
+        xlmstream.v1.classification_pb2.ClassifySequenceRequest,
+        xlmstream.v1.classification_pb2.ClassifySequenceResponse,
+    ]
+    """Labels or values for texts or pairs of texts."""
+
+    ClassifyTokens: grpc.UnaryUnaryMultiCallable[
+        xlmstream.v1.classification_pb2.ClassifyTokensRequest,
+        xlmstream.v1.classification_pb2.ClassifyTokensResponse,
+    ]
+    """Labels for the words of texts, and the entities they form."""
+
+    AnswerQuestion: grpc.UnaryUnaryMultiCallable[
+        xlmstream.v1.question_answering_pb2.AnswerQuestionRequest,
+        xlmstream.v1.question_answering_pb2.AnswerQuestionResponse,
+    ]
+    """Finds the stretches of texts that answer questions."""
+
+    ChooseMultiple: grpc.UnaryUnaryMultiCallable[
+        xlmstream.v1.classification_pb2.ChooseMultipleRequest,
+        xlmstream.v1.classification_pb2.ChooseMultipleResponse,
+    ]
+    """Judges which of several continuations fits a text."""
+
+    Score: grpc.UnaryUnaryMultiCallable[
+        xlmstream.v1.scoring_pb2.ScoreRequest,
+        xlmstream.v1.scoring_pb2.ScoreResponse,
+    ]
+    """Tells how probable texts are, token by token."""
+
+    InferStream: grpc.StreamStreamMultiCallable[
+        xlmstream.v1.inference_pb2.InferStreamRequest,
+        xlmstream.v1.inference_pb2.InferStreamResponse,
+    ]
+    """Any number of items of any tasks over one call: the way to send many requests at a fraction of the cost of a call
+    each. Ending the requests (half-close) means: finish what was sent. Leaving the call cancels what is unfinished.
+    """
 
     Tokenize: grpc.UnaryUnaryMultiCallable[
         xlmstream.v1.inference_pb2.TokenizeRequest,
@@ -89,6 +144,56 @@ class InferenceServiceAsyncStub:
         xlmstream.v1.inference_pb2.CancelRequestResponse,
     ]
     """Stops a request, also where a proxy hides the disconnect of its caller."""
+
+    Embed: grpc.aio.UnaryUnaryMultiCallable[
+        xlmstream.v1.embedding_pb2.EmbedRequest,
+        xlmstream.v1.embedding_pb2.EmbedResponse,
+    ]
+    """Turns texts into vectors."""
+
+    FillMask: grpc.aio.UnaryUnaryMultiCallable[
+        xlmstream.v1.fill_mask_pb2.FillMaskRequest,
+        xlmstream.v1.fill_mask_pb2.FillMaskResponse,
+    ]
+    """Finds the tokens that may stand in the gaps of texts."""
+
+    ClassifySequence: grpc.aio.UnaryUnaryMultiCallable[
+        xlmstream.v1.classification_pb2.ClassifySequenceRequest,
+        xlmstream.v1.classification_pb2.ClassifySequenceResponse,
+    ]
+    """Labels or values for texts or pairs of texts."""
+
+    ClassifyTokens: grpc.aio.UnaryUnaryMultiCallable[
+        xlmstream.v1.classification_pb2.ClassifyTokensRequest,
+        xlmstream.v1.classification_pb2.ClassifyTokensResponse,
+    ]
+    """Labels for the words of texts, and the entities they form."""
+
+    AnswerQuestion: grpc.aio.UnaryUnaryMultiCallable[
+        xlmstream.v1.question_answering_pb2.AnswerQuestionRequest,
+        xlmstream.v1.question_answering_pb2.AnswerQuestionResponse,
+    ]
+    """Finds the stretches of texts that answer questions."""
+
+    ChooseMultiple: grpc.aio.UnaryUnaryMultiCallable[
+        xlmstream.v1.classification_pb2.ChooseMultipleRequest,
+        xlmstream.v1.classification_pb2.ChooseMultipleResponse,
+    ]
+    """Judges which of several continuations fits a text."""
+
+    Score: grpc.aio.UnaryUnaryMultiCallable[
+        xlmstream.v1.scoring_pb2.ScoreRequest,
+        xlmstream.v1.scoring_pb2.ScoreResponse,
+    ]
+    """Tells how probable texts are, token by token."""
+
+    InferStream: grpc.aio.StreamStreamMultiCallable[
+        xlmstream.v1.inference_pb2.InferStreamRequest,
+        xlmstream.v1.inference_pb2.InferStreamResponse,
+    ]
+    """Any number of items of any tasks over one call: the way to send many requests at a fraction of the cost of a call
+    each. Ending the requests (half-close) means: finish what was sent. Leaving the call cancels what is unfinished.
+    """
 
     Tokenize: grpc.aio.UnaryUnaryMultiCallable[
         xlmstream.v1.inference_pb2.TokenizeRequest,
@@ -139,6 +244,72 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[xlmstream.v1.inference_pb2.CancelRequestResponse, collections.abc.Awaitable[xlmstream.v1.inference_pb2.CancelRequestResponse]]:
         """Stops a request, also where a proxy hides the disconnect of its caller."""
+
+    @abc.abstractmethod
+    def Embed(
+        self,
+        request: xlmstream.v1.embedding_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[xlmstream.v1.embedding_pb2.EmbedResponse, collections.abc.Awaitable[xlmstream.v1.embedding_pb2.EmbedResponse]]:
+        """Turns texts into vectors."""
+
+    @abc.abstractmethod
+    def FillMask(
+        self,
+        request: xlmstream.v1.fill_mask_pb2.FillMaskRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[xlmstream.v1.fill_mask_pb2.FillMaskResponse, collections.abc.Awaitable[xlmstream.v1.fill_mask_pb2.FillMaskResponse]]:
+        """Finds the tokens that may stand in the gaps of texts."""
+
+    @abc.abstractmethod
+    def ClassifySequence(
+        self,
+        request: xlmstream.v1.classification_pb2.ClassifySequenceRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[xlmstream.v1.classification_pb2.ClassifySequenceResponse, collections.abc.Awaitable[xlmstream.v1.classification_pb2.ClassifySequenceResponse]]:
+        """Labels or values for texts or pairs of texts."""
+
+    @abc.abstractmethod
+    def ClassifyTokens(
+        self,
+        request: xlmstream.v1.classification_pb2.ClassifyTokensRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[xlmstream.v1.classification_pb2.ClassifyTokensResponse, collections.abc.Awaitable[xlmstream.v1.classification_pb2.ClassifyTokensResponse]]:
+        """Labels for the words of texts, and the entities they form."""
+
+    @abc.abstractmethod
+    def AnswerQuestion(
+        self,
+        request: xlmstream.v1.question_answering_pb2.AnswerQuestionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[xlmstream.v1.question_answering_pb2.AnswerQuestionResponse, collections.abc.Awaitable[xlmstream.v1.question_answering_pb2.AnswerQuestionResponse]]:
+        """Finds the stretches of texts that answer questions."""
+
+    @abc.abstractmethod
+    def ChooseMultiple(
+        self,
+        request: xlmstream.v1.classification_pb2.ChooseMultipleRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[xlmstream.v1.classification_pb2.ChooseMultipleResponse, collections.abc.Awaitable[xlmstream.v1.classification_pb2.ChooseMultipleResponse]]:
+        """Judges which of several continuations fits a text."""
+
+    @abc.abstractmethod
+    def Score(
+        self,
+        request: xlmstream.v1.scoring_pb2.ScoreRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[xlmstream.v1.scoring_pb2.ScoreResponse, collections.abc.Awaitable[xlmstream.v1.scoring_pb2.ScoreResponse]]:
+        """Tells how probable texts are, token by token."""
+
+    @abc.abstractmethod
+    def InferStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[xlmstream.v1.inference_pb2.InferStreamRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[xlmstream.v1.inference_pb2.InferStreamResponse], collections.abc.AsyncIterator[xlmstream.v1.inference_pb2.InferStreamResponse]]:
+        """Any number of items of any tasks over one call: the way to send many requests at a fraction of the cost of a call
+        each. Ending the requests (half-close) means: finish what was sent. Leaving the call cancels what is unfinished.
+        """
 
     @abc.abstractmethod
     def Tokenize(

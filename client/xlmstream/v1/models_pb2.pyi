@@ -60,6 +60,34 @@ DECODING_MODE_NEXT_TOKEN: DecodingMode.ValueType  # 1
 """The next token is read at the last token of the text, with a cache: causal models as they were trained."""
 global___DecodingMode = DecodingMode
 
+class _ProblemType:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ProblemTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ProblemType.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    PROBLEM_TYPE_UNSPECIFIED: _ProblemType.ValueType  # 0
+    """The model does not classify sequences."""
+    PROBLEM_TYPE_SINGLE_LABEL: _ProblemType.ValueType  # 1
+    """Exactly one label is right: a softmax over all labels."""
+    PROBLEM_TYPE_MULTI_LABEL: _ProblemType.ValueType  # 2
+    """Any number of labels may be right: a sigmoid for each."""
+    PROBLEM_TYPE_REGRESSION: _ProblemType.ValueType  # 3
+    """The scores are values, not probabilities: the model's outputs as they are."""
+
+class ProblemType(_ProblemType, metaclass=_ProblemTypeEnumTypeWrapper):
+    """What the scores of ClassifySequence mean."""
+
+PROBLEM_TYPE_UNSPECIFIED: ProblemType.ValueType  # 0
+"""The model does not classify sequences."""
+PROBLEM_TYPE_SINGLE_LABEL: ProblemType.ValueType  # 1
+"""Exactly one label is right: a softmax over all labels."""
+PROBLEM_TYPE_MULTI_LABEL: ProblemType.ValueType  # 2
+"""Any number of labels may be right: a sigmoid for each."""
+PROBLEM_TYPE_REGRESSION: ProblemType.ValueType  # 3
+"""The scores are values, not probabilities: the model's outputs as they are."""
+global___ProblemType = ProblemType
+
 class _ModelState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -100,6 +128,12 @@ class Model(google.protobuf.message.Message):
     STATE_FIELD_NUMBER: builtins.int
     WORKERS_FIELD_NUMBER: builtins.int
     DEFAULT_LANGUAGE_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    PROBLEM_TYPE_FIELD_NUMBER: builtins.int
+    EMBEDDING_SIZE_FIELD_NUMBER: builtins.int
+    LAYERS_FIELD_NUMBER: builtins.int
+    MASK_TOKEN_FIELD_NUMBER: builtins.int
+    ANSWERS_BY_BEAM_FIELD_NUMBER: builtins.int
     name: builtins.str
     version: builtins.str
     """Part of the full name "name@version"."""
@@ -118,6 +152,17 @@ class Model(google.protobuf.message.Message):
     """Number of workers serving it now."""
     default_language: builtins.str
     """The language of an input that names none; empty where the model has only one."""
+    problem_type: global___ProblemType.ValueType
+    embedding_size: builtins.int
+    """Numbers in one vector of Embed, before EmbedParameters.dimensions."""
+    layers: builtins.int
+    """Layers of the model: the largest EmbedParameters.layer."""
+    mask_token: builtins.str
+    """How a gap is written in a text of FillMask, for example "<special1>"; empty where the model lacks the task."""
+    answers_by_beam: builtins.bool
+    """Whether AnswerQuestion searches with a beam and scores "no answer" by a head trained for it, or judges starts and
+    ends by themselves and takes the classification token, the first "</s>", for "no answer".
+    """
     @property
     def tasks(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[xlmstream.v1.common_pb2.Task.ValueType]: ...
     @property
@@ -126,6 +171,12 @@ class Model(google.protobuf.message.Message):
 
     @property
     def decoding_modes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[global___DecodingMode.ValueType]: ...
+    @property
+    def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names of the labels of ClassifySequence and ClassifyTokens, in the order of the model's outputs; empty where the
+        model has neither task.
+        """
+
     def __init__(
         self,
         *,
@@ -143,8 +194,14 @@ class Model(google.protobuf.message.Message):
         state: global___ModelState.ValueType = ...,
         workers: builtins.int = ...,
         default_language: builtins.str = ...,
+        labels: collections.abc.Iterable[builtins.str] | None = ...,
+        problem_type: global___ProblemType.ValueType = ...,
+        embedding_size: builtins.int = ...,
+        layers: builtins.int = ...,
+        mask_token: builtins.str = ...,
+        answers_by_beam: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["causal", b"causal", "decoding_modes", b"decoding_modes", "default_language", b"default_language", "dtype", b"dtype", "input_format", b"input_format", "languages", b"languages", "max_input_tokens", b"max_input_tokens", "name", b"name", "revision", b"revision", "state", b"state", "tasks", b"tasks", "version", b"version", "vocabulary_size", b"vocabulary_size", "workers", b"workers"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["answers_by_beam", b"answers_by_beam", "causal", b"causal", "decoding_modes", b"decoding_modes", "default_language", b"default_language", "dtype", b"dtype", "embedding_size", b"embedding_size", "input_format", b"input_format", "labels", b"labels", "languages", b"languages", "layers", b"layers", "mask_token", b"mask_token", "max_input_tokens", b"max_input_tokens", "name", b"name", "problem_type", b"problem_type", "revision", b"revision", "state", b"state", "tasks", b"tasks", "version", b"version", "vocabulary_size", b"vocabulary_size", "workers", b"workers"]) -> None: ...
 
 global___Model = Model
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19xlmstream/v1/server.proto\x12\x0cxlmstream.v1\"\x16\n\x14GetServerInfoRequest\"\xa1\x01\n\x0cServerLimits\x12\x12\n\nmax_inputs\x18\x01 \x01(\r\x12\x16\n\x0emax_text_bytes\x18\x02 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x1a\n\x12\x64\x65\x66\x61ult_deadline_s\x18\x05 \x01(\r\x12\x16\n\x0emax_deadline_s\x18\x06 \x01(\r\"h\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12*\n\x06limits\x18\x02 \x01(\x0b\x32\x1a.xlmstream.v1.ServerLimits\x12\x12\n\ngateway_id\x18\x03 \x01(\t\"\x1f\n\x0eGetLoadRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x9a\x01\n\tModelLoad\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0fqueued_requests\x18\x02 \x01(\r\x12\x15\n\rqueued_tokens\x18\x03 \x01(\x04\x12\x15\n\roldest_wait_s\x18\x04 \x01(\x02\x12\x0f\n\x07workers\x18\x05 \x01(\r\x12\x12\n\nfree_slots\x18\x06 \x01(\r\x12\x12\n\nbusy_slots\x18\x07 \x01(\r\":\n\x0fGetLoadResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.xlmstream.v1.ModelLoad2\xb1\x01\n\rServerService\x12X\n\rGetServerInfo\x12\".xlmstream.v1.GetServerInfoRequest\x1a#.xlmstream.v1.GetServerInfoResponse\x12\x46\n\x07GetLoad\x12\x1c.xlmstream.v1.GetLoadRequest\x1a\x1d.xlmstream.v1.GetLoadResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19xlmstream/v1/server.proto\x12\x0cxlmstream.v1\"\x16\n\x14GetServerInfoRequest\"\xbb\x01\n\x0cServerLimits\x12\x12\n\nmax_inputs\x18\x01 \x01(\r\x12\x16\n\x0emax_text_bytes\x18\x02 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x1a\n\x12\x64\x65\x66\x61ult_deadline_s\x18\x05 \x01(\r\x12\x16\n\x0emax_deadline_s\x18\x06 \x01(\r\x12\x18\n\x10max_stream_items\x18\x07 \x01(\r\"h\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12*\n\x06limits\x18\x02 \x01(\x0b\x32\x1a.xlmstream.v1.ServerLimits\x12\x12\n\ngateway_id\x18\x03 \x01(\t\"\x1f\n\x0eGetLoadRequest\x12\r\n\x05model\x18\x01 \x01(\t\"\x9a\x01\n\tModelLoad\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0fqueued_requests\x18\x02 \x01(\r\x12\x15\n\rqueued_tokens\x18\x03 \x01(\x04\x12\x15\n\roldest_wait_s\x18\x04 \x01(\x02\x12\x0f\n\x07workers\x18\x05 \x01(\r\x12\x12\n\nfree_slots\x18\x06 \x01(\r\x12\x12\n\nbusy_slots\x18\x07 \x01(\r\":\n\x0fGetLoadResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.xlmstream.v1.ModelLoad2\xb1\x01\n\rServerService\x12X\n\rGetServerInfo\x12\".xlmstream.v1.GetServerInfoRequest\x1a#.xlmstream.v1.GetServerInfoResponse\x12\x46\n\x07GetLoad\x12\x1c.xlmstream.v1.GetLoadRequest\x1a\x1d.xlmstream.v1.GetLoadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,15 +34,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFOREQUEST']._serialized_start=43
   _globals['_GETSERVERINFOREQUEST']._serialized_end=65
   _globals['_SERVERLIMITS']._serialized_start=68
-  _globals['_SERVERLIMITS']._serialized_end=229
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=231
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=335
-  _globals['_GETLOADREQUEST']._serialized_start=337
-  _globals['_GETLOADREQUEST']._serialized_end=368
-  _globals['_MODELLOAD']._serialized_start=371
-  _globals['_MODELLOAD']._serialized_end=525
-  _globals['_GETLOADRESPONSE']._serialized_start=527
-  _globals['_GETLOADRESPONSE']._serialized_end=585
-  _globals['_SERVERSERVICE']._serialized_start=588
-  _globals['_SERVERSERVICE']._serialized_end=765
+  _globals['_SERVERLIMITS']._serialized_end=255
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=257
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=361
+  _globals['_GETLOADREQUEST']._serialized_start=363
+  _globals['_GETLOADREQUEST']._serialized_end=394
+  _globals['_MODELLOAD']._serialized_start=397
+  _globals['_MODELLOAD']._serialized_end=551
+  _globals['_GETLOADRESPONSE']._serialized_start=553
+  _globals['_GETLOADRESPONSE']._serialized_end=611
+  _globals['_SERVERSERVICE']._serialized_start=614
+  _globals['_SERVERSERVICE']._serialized_end=791
 # @@protoc_insertion_point(module_scope)

@@ -34,6 +34,7 @@ class ServerLimits(google.protobuf.message.Message):
     MAX_NEW_TOKENS_FIELD_NUMBER: builtins.int
     DEFAULT_DEADLINE_S_FIELD_NUMBER: builtins.int
     MAX_DEADLINE_S_FIELD_NUMBER: builtins.int
+    MAX_STREAM_ITEMS_FIELD_NUMBER: builtins.int
     max_inputs: builtins.int
     """Most inputs of one unary call."""
     max_text_bytes: builtins.int
@@ -46,6 +47,8 @@ class ServerLimits(google.protobuf.message.Message):
     """Deadline of a call that has none, in seconds."""
     max_deadline_s: builtins.int
     """Longest deadline; a later one is cut to it, in seconds."""
+    max_stream_items: builtins.int
+    """Most unfinished items of one InferStream: the credit that it begins with."""
     def __init__(
         self,
         *,
@@ -55,8 +58,9 @@ class ServerLimits(google.protobuf.message.Message):
         max_new_tokens: builtins.int = ...,
         default_deadline_s: builtins.int = ...,
         max_deadline_s: builtins.int = ...,
+        max_stream_items: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["default_deadline_s", b"default_deadline_s", "max_deadline_s", b"max_deadline_s", "max_inputs", b"max_inputs", "max_message_bytes", b"max_message_bytes", "max_new_tokens", b"max_new_tokens", "max_text_bytes", b"max_text_bytes"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["default_deadline_s", b"default_deadline_s", "max_deadline_s", b"max_deadline_s", "max_inputs", b"max_inputs", "max_message_bytes", b"max_message_bytes", "max_new_tokens", b"max_new_tokens", "max_stream_items", b"max_stream_items", "max_text_bytes", b"max_text_bytes"]) -> None: ...
 
 global___ServerLimits = ServerLimits
 

@@ -14,6 +14,7 @@ from xlmstream_server.broker.errors import (
     RequestIdReused,
 )
 from xlmstream_server.broker.gateway import GatewayBroker
+from xlmstream_server.broker.terminal import is_terminal
 from xlmstream_server.broker.values import (
     Arrival,
     Audited,
@@ -52,4 +53,5 @@ __all__ = [
     "Submitted",
     "Taken",
     "WorkerBroker",
+    "is_terminal",
 ]

@@ -6,36 +6,28 @@ adds it to the metadata of every error it sends.
 
 from __future__ import annotations
 
-from google.protobuf.any_pb2 import Any
-from google.rpc.code_pb2 import CANCELLED as CODE_CANCELLED
-from google.rpc.code_pb2 import DEADLINE_EXCEEDED, INTERNAL
-from google.rpc.error_details_pb2 import ErrorInfo
-from google.rpc.status_pb2 import Status
+import xlmstream.status as statuses
+from xlmstream.v1.errors_pb2 import ErrorReason
 
 from xlmstream_server.broker.v1.messages_pb2 import Event
 
 
-def _failed(code: int, reason: str, message: str) -> Event:
-    detail = Any()
-    detail.Pack(ErrorInfo(reason=reason, domain="xlmstream"))
-    return Event(failed=Status(code=code, message=message, details=[detail]))
-
-
 def cancelled() -> Event:
     """Its caller cancelled it or went away."""
-    return _failed(CODE_CANCELLED, "CANCELLED", "the request was cancelled")
+    return Event(failed=statuses.cancelled())
 
 
 def deadline_queue() -> Event:
     """Its deadline passed before a worker took it."""
-    return _failed(DEADLINE_EXCEEDED, "DEADLINE_QUEUE", "the deadline passed before a worker took the request")
+    return Event(failed=statuses.deadline_queue())
 
 
 def deadline_compute() -> Event:
     """Its deadline passed while it ran."""
-    return _failed(DEADLINE_EXCEEDED, "DEADLINE_COMPUTE", "the deadline passed while the request ran")
+    return Event(failed=statuses.deadline_compute())
 
 
 def poisoned() -> Event:
     """Workers died three times while it ran alone."""
-    return _failed(INTERNAL, "POISONED_INPUT", "this input repeatedly brought a worker down while it ran alone")
+    message = "this input repeatedly brought a worker down while it ran alone"
+    return Event(failed=statuses.build(ErrorReason.ERROR_REASON_POISONED_INPUT, message))

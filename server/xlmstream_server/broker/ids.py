@@ -9,6 +9,9 @@ import secrets
 
 from xlmstream_server.broker.errors import NotFound
 
+_ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567"
+# Maps each byte to a character, 8 bytes to each.
+_BASE32 = bytes(_ALPHABET[byte % 32] for byte in range(256))
 _SHAPE = re.compile(r"[0-9a-f]{2}[a-z2-7]{26}")
 
 
@@ -17,8 +20,10 @@ def _execution_id(shard: int, digest: bytes) -> str:
 
 
 def random_id(shards: int) -> str:
-    """An id nobody can guess, on a random shard."""
-    return _execution_id(secrets.randbelow(shards), secrets.token_bytes(20))
+    """An id nobody can guess, on a random shard. One draw: every request asks for it."""
+    drawn = secrets.token_bytes(28)
+    shard = int.from_bytes(drawn[26:], "big") % shards  # 65536 outcomes on at most 256 shards: even enough
+    return f"{shard:02x}{drawn[:26].translate(_BASE32).decode()}"
 
 
 def id_for(tenant: str, request_id: str, part: int, shards: int) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from google.rpc.code_pb2 import CANCELLED, DEADLINE_EXCEEDED
 
+from xlmstream_server.broker.terminal import is_terminal
 from xlmstream_server.broker.v1.messages_pb2 import Event
 from xlmstream_server.broker.values import State
 
@@ -40,10 +41,9 @@ class Row:
 
 def final_state(events: Sequence[Event]) -> str:
     """The terminal state the last event stands for, or ''."""
-    kind = events[-1].WhichOneof("kind") if events else None
-    if kind in ("finished", "tokenized", "detokenized"):
-        return State.DONE
-    if kind != "failed":
+    if not (events and is_terminal(events[-1])):
         return ""
+    if not events[-1].HasField("failed"):
+        return State.DONE
     code = events[-1].failed.code
     return {CANCELLED: State.CANCELLED, DEADLINE_EXCEEDED: State.EXPIRED}.get(code, State.FAILED)

@@ -14,6 +14,7 @@ from importlib import resources
 REGISTRY_ROOT = b"xs:{registry}:"
 
 
+@cache
 def shard_root(shard: int) -> bytes:
     """What all keys of a shard begin with; the braces keep them in one slot of a cluster."""
     return b"xs:{%d}:" % shard

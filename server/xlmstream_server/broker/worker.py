@@ -100,11 +100,15 @@ class WorkerBroker:
         return broker
 
     def close(self) -> None:
-        """End this life and disconnect. Rows still held go back to the queue. Never raises BrokerDown."""
+        """End this life and disconnect: rows still held go back to the queue, the registry counts it no more.
+
+        Never raises BrokerDown.
+        """
         with contextlib.suppress(BrokerDown, Fenced):
             self.handoff(self.held)
         with contextlib.suppress(BrokerDown):
             self._everywhere("retire", [self._life])
+            self._link.scripts("withdraw", [(REGISTRY_ROOT, [self._worker_id, self._life])])
         self._link.close()
 
     def __enter__(self) -> Self:
@@ -143,7 +147,7 @@ class WorkerBroker:
         return self._life
 
     def register(self, card: WorkerCard) -> None:
-        """Tell the registry what this worker serves (`card.worker` is filled in). It forgets after 30 s."""
+        """Tell the registry what this worker serves (`card.worker` is filled in), for 30 s or until `close`."""
         card.worker = self._life
         self._link.scripts("register", [(REGISTRY_ROOT, [self._worker_id, card.SerializeToString(), CARD_ALIVE_MS])])
 

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+
 from xlmstream.v1 import inference_pb2 as pb
+from xlmstream.v1.classification_pb2 import (
+    ChooseMultipleRequest,
+    ChooseMultipleResponse,
+    ClassifySequenceRequest,
+    ClassifySequenceResponse,
+    ClassifyTokensRequest,
+    ClassifyTokensResponse,
+)
 from xlmstream.v1.common_pb2 import Task
+from xlmstream.v1.embedding_pb2 import EmbedRequest, EmbedResponse
+from xlmstream.v1.fill_mask_pb2 import FillMaskRequest, FillMaskResponse
 from xlmstream.v1.generation_pb2 import StreamEvent
 from xlmstream.v1.inference_pb2_grpc import InferenceServiceServicer
+from xlmstream.v1.question_answering_pb2 import AnswerQuestionRequest, AnswerQuestionResponse
+from xlmstream.v1.scoring_pb2 import ScoreRequest, ScoreResponse
 
 from xlmstream_server import errors
 from xlmstream_server.call import CallMaker, Context
 from xlmstream_server.catalogue import Catalogue
 from xlmstream_server.config import Limits
 from xlmstream_server.executions import Executions, Order
+from xlmstream_server.infer.session import InferStreams
 from xlmstream_server.streams import StreamCalls
 from xlmstream_server.tasks.base import Piece
-from xlmstream_server.tasks.generation import GenerateTask, check_stream_request, generation_cost
-from xlmstream_server.tasks.tokenization import DetokenizeTask, TokenizeTask
+from xlmstream_server.tasks.generation import check_stream_request, generation_cost
+from xlmstream_server.tasks.table import TASKS
 from xlmstream_server.unary import UnaryCalls
 from xlmstream_server.validation import REQUEST_ID
 
@@ -29,6 +45,7 @@ class InferenceService(InferenceServiceServicer):
         executions: Executions,
         unary: UnaryCalls,
         streams: StreamCalls,
+        infer: InferStreams,
         calls: CallMaker,
         limits: Limits,
     ) -> None:
@@ -36,20 +53,46 @@ class InferenceService(InferenceServiceServicer):
         self._executions = executions
         self._unary = unary
         self._streams = streams
+        self._infer = infer
         self._calls = calls
         self._limits = limits
-        self._generate = GenerateTask()
-        self._tokenize = TokenizeTask()
-        self._detokenize = DetokenizeTask()
 
-    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
-        return await self._unary.run(self._generate, request, self._calls.begin_work(context))
+    def Generate(self, request: pb.GenerateRequest, context: Context) -> Awaitable[pb.GenerateResponse]:
+        return self._run("generate", request, context)
 
-    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
-        return await self._unary.run(self._tokenize, request, self._calls.begin_work(context))
+    def Embed(self, request: EmbedRequest, context: Context) -> Awaitable[EmbedResponse]:
+        return self._run("embed", request, context)
 
-    async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
-        return await self._unary.run(self._detokenize, request, self._calls.begin_work(context))
+    def FillMask(self, request: FillMaskRequest, context: Context) -> Awaitable[FillMaskResponse]:
+        return self._run("fill_mask", request, context)
+
+    def ClassifySequence(
+        self, request: ClassifySequenceRequest, context: Context
+    ) -> Awaitable[ClassifySequenceResponse]:
+        return self._run("classify_sequence", request, context)
+
+    def ClassifyTokens(self, request: ClassifyTokensRequest, context: Context) -> Awaitable[ClassifyTokensResponse]:
+        return self._run("classify_tokens", request, context)
+
+    def AnswerQuestion(self, request: AnswerQuestionRequest, context: Context) -> Awaitable[AnswerQuestionResponse]:
+        return self._run("answer_question", request, context)
+
+    def ChooseMultiple(self, request: ChooseMultipleRequest, context: Context) -> Awaitable[ChooseMultipleResponse]:
+        return self._run("choose_multiple", request, context)
+
+    def Score(self, request: ScoreRequest, context: Context) -> Awaitable[ScoreResponse]:
+        return self._run("score", request, context)
+
+    def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> Awaitable[pb.TokenizeResponse]:
+        return self._run("tokenize", request, context)
+
+    def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> Awaitable[pb.DetokenizeResponse]:
+        return self._run("detokenize", request, context)
+
+    async def InferStream(  # type: ignore[override]  # a coroutine that writes
+        self, requests: AsyncIterator[pb.InferStreamRequest | errors.ServiceError], context: Context
+    ) -> None:
+        await self._infer.run(requests, context)
 
     async def GenerateStream(self, request: pb.GenerateStreamRequest, context: Context) -> None:  # type: ignore[override]  # a coroutine that writes
         call = self._calls.begin_work(context)
@@ -65,6 +108,9 @@ class InferenceService(InferenceServiceServicer):
         call = self._calls.begin_work(context)
         listener, token = await self._executions.resume(call.tenant, request.resume_token, request.next_event)
         await self._streams.relay(listener, token, call, _resumed, expires=False)
+
+    async def _run(self, task: str, request: Any, context: Context) -> Any:
+        return await self._unary.run(TASKS[task], request, self._calls.begin_work(context))
 
     async def CancelRequest(self, request: pb.CancelRequestRequest, context: Context) -> pb.CancelRequestResponse:
         call = self._calls.begin(context)

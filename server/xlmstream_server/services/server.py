@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from xlmstream.v1 import server_pb2 as pb
 from xlmstream.v1.server_pb2_grpc import ServerServiceServicer
+from xlmstream.version import __version__
 
 from xlmstream_server import errors
 from xlmstream_server.broker import BrokerError, GatewayBroker, ModelQueue
 from xlmstream_server.call import Context
 from xlmstream_server.catalogue import Catalogue
 from xlmstream_server.config import Limits
-from xlmstream_server.version import package_version
 
 
 class ServerService(ServerServiceServicer):
@@ -18,7 +18,7 @@ class ServerService(ServerServiceServicer):
         self._broker = broker
         self._catalogue = catalogue
         self._info = pb.GetServerInfoResponse(
-            version=package_version(),
+            version=__version__,
             limits=pb.ServerLimits(
                 max_inputs=limits.max_inputs,
                 max_text_bytes=limits.max_text_bytes,
@@ -26,6 +26,7 @@ class ServerService(ServerServiceServicer):
                 max_new_tokens=limits.max_new_tokens,
                 default_deadline_s=limits.default_deadline_s,
                 max_deadline_s=limits.max_deadline_s,
+                max_stream_items=limits.max_stream_items,
             ),
             gateway_id=broker.gateway_id,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
@@ -41,9 +41,15 @@ class Piece:
 
 
 class UnaryTask(ABC, Generic[Request, Output, Response]):
-    """One unary rpc."""
+    """One unary rpc.
 
-    kind: Task.ValueType
+    Attributes:
+        kind: the task that a model must have.
+        request_type: the request's message; it has `options`, `inputs` and fields that hold for all inputs.
+    """
+
+    kind: ClassVar[Task.ValueType]
+    request_type: ClassVar[type[Message]]
 
     @abstractmethod
     def options(self, request: Request) -> RequestOptions: ...

@@ -19,11 +19,18 @@ from xlmstream_server.validation import Violations, check_input_count, check_opt
 DEFAULT_MAX_NEW_TOKENS = 64
 MAX_TEMPERATURE = 100.0
 MAX_STOP_STRINGS = 16
+MAX_PENALTY = 100
+MAX_LENGTH_PENALTY = 10
+MAX_BAD_WORDS = 64
+MAX_STOP_IDS = 64
+MAX_LOGIT_BIASES = 1024
+MAX_TOP_LOGPROBS = 20
 MAX_STOP_CHARS = 256
 
 
 class GenerateTask(UnaryTask[GenerateRequest, GenerateOutput, GenerateResponse]):
     kind = Task.TASK_GENERATE
+    request_type = GenerateRequest
 
     def options(self, request: GenerateRequest) -> RequestOptions:
         return request.options
@@ -81,6 +88,8 @@ def check_parameters(found: Violations, given: GenerationParameters, model: Serv
     if given.HasField("top_p"):
         right = 0 < given.top_p <= 1
         found.check(right, "parameters.top_p", f"{given.top_p:g} is out of range: above 0, at most 1")
+    _check_penalties(found, given)
+    _check_candidates(found, given, model)
     found.check(
         len(given.stop) <= MAX_STOP_STRINGS,
         "parameters.stop",
@@ -91,10 +100,53 @@ def check_parameters(found: Violations, given: GenerationParameters, model: Serv
         found.check(right, f"parameters.stop[{position}]", f"{len(stop)} characters; 1 to {MAX_STOP_CHARS} are taken")
 
 
+def _check_penalties(found: Violations, given: GenerationParameters) -> None:
+    if given.HasField("min_p"):
+        found.within("parameters.min_p", given.min_p, 0, 1)
+    for name, given_one, value, most in (
+        ("typical_p", given.HasField("typical_p"), given.typical_p, 1),
+        ("repetition_penalty", given.HasField("repetition_penalty"), given.repetition_penalty, MAX_PENALTY),
+    ):
+        right = not given_one or 0 < value <= most
+        found.check(right, f"parameters.{name}", f"{value:g} is out of range: above 0, at most {most}")
+    found.within("parameters.presence_penalty", given.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
+    found.within("parameters.frequency_penalty", given.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
+    words = len(given.bad_words)
+    found.check(words <= MAX_BAD_WORDS, "parameters.bad_words", f"{words} words; at most {MAX_BAD_WORDS} are taken")
+    for position, word in enumerate(given.bad_words[:MAX_BAD_WORDS]):
+        path = f"parameters.bad_words[{position}]"
+        found.check(1 <= len(word) <= MAX_STOP_CHARS, path, f"{len(word)} characters; 1 to {MAX_STOP_CHARS} are taken")
+
+
+def _check_candidates(found: Violations, given: GenerationParameters, model: ServedModel) -> None:
+    """Ids, and how many candidates and beams; the worker knows how many it has slots for."""
+    size = model.card.vocabulary_size
+    for name, ids, most in (
+        ("stop_token_ids", given.stop_token_ids, MAX_STOP_IDS),
+        ("logit_bias", given.logit_bias, MAX_LOGIT_BIASES),
+    ):
+        found.check(len(ids) <= most, f"parameters.{name}", f"{len(ids)} ids; at most {most} are taken")
+        wrong = [token for token in ids if token >= size]
+        found.check(not wrong, f"parameters.{name}", f"{wrong[:1]}: ids must be below {size}")
+    for token, bias in given.logit_bias.items():
+        found.within(f"parameters.logit_bias[{token}]", bias, -MAX_PENALTY, MAX_PENALTY)
+    count = given.num_return_sequences if given.HasField("num_return_sequences") else 1
+    found.check(count >= 1, "parameters.num_return_sequences", "must be at least 1")
+    if given.HasField("top_logprobs"):
+        found.within("parameters.top_logprobs", given.top_logprobs, 0, MAX_TOP_LOGPROBS)
+    if given.HasField("num_beams"):
+        found.check(given.num_beams >= count, "parameters.num_beams", f"must be at least {count}, the texts to return")
+        found.check(given.temperature == 0, "parameters.temperature", "must be 0 with num_beams")
+        found.check(not given.HasField("top_logprobs"), "parameters.top_logprobs", "must be unset with num_beams")
+    if given.HasField("length_penalty"):
+        found.within("parameters.length_penalty", given.length_penalty, -MAX_LENGTH_PENALTY, MAX_LENGTH_PENALTY)
+
+
 def generation_cost(given: TextInput, parameters: GenerationParameters, model: ServedModel) -> int:
     """Estimated tokens of prompt and output together."""
     new = parameters.max_new_tokens if parameters.HasField("max_new_tokens") else DEFAULT_MAX_NEW_TOKENS
-    return min(model.estimate_tokens(given) + new, max(model.card.max_input_tokens, 1))
+    one = min(model.estimate_tokens(given) + new, max(model.card.max_input_tokens, 1))
+    return one * max(parameters.num_return_sequences, parameters.num_beams, 1)
 
 
 def assemble(events: Sequence[Event]) -> GenerateResult:
@@ -108,7 +160,9 @@ def assemble(events: Sequence[Event]) -> GenerateResult:
             result.parameters.CopyFrom(event.started.parameters)
         elif kind == "delta":
             index = event.delta.candidate
-            candidates.setdefault(index, Candidate(index=index)).token_ids.extend(event.delta.token_ids)
+            candidate = candidates.setdefault(index, Candidate(index=index))
+            candidate.token_ids.extend(event.delta.token_ids)
+            candidate.logprobs.extend(event.delta.logprobs)
             texts.setdefault(index, []).append(event.delta.text)
         elif kind == "candidate_finished":
             index = event.candidate_finished.candidate

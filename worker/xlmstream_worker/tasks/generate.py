@@ -8,6 +8,8 @@ where it stopped.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import xlmstream.status as statuses
 from xlmstream.v1.common_pb2 import (
@@ -15,12 +17,12 @@ from xlmstream.v1.common_pb2 import (
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP_SEQUENCE,
     FinishReason,
+    TextInput,
     Timing,
     Usage,
 )
 from xlmstream.v1.generation_pb2 import (
     CandidateFinished,
-    GenerationParameters,
     Started,
     StreamFinished,
     TokenDelta,
@@ -31,20 +33,21 @@ from xlmstream_server.broker.v1.messages_pb2 import Event
 from xlmstream_worker.detokenize import Detokenizer
 from xlmstream_worker.models import LoadedModel
 from xlmstream_worker.rows import Row
-from xlmstream_worker.sequences import EndReason, FailureKind, SamplingParameters, SequenceRequest, TokenOutput
+from xlmstream_worker.sequences import EndReason, FailureKind, SequenceRequest, TokenOutput
 from xlmstream_worker.tasks.inputs import language_of, prompt_ids
+from xlmstream_worker.tasks.parameters import beam_search_of, effective_parameters, sampling_of
 from xlmstream_worker.tasks.timing import timing
 
-DEFAULT_MAX_NEW_TOKENS = 64
 
+@dataclass(slots=True)
+class _Candidate:
+    """What is known of one candidate: its tokens, those of an earlier attempt included, and its text as it grows."""
 
-def effective_parameters(asked: GenerationParameters, seed: int) -> GenerationParameters:
-    """The parameters with every default filled in; what stays unset has no limit."""
-    effective = GenerationParameters(
-        max_new_tokens=DEFAULT_MAX_NEW_TOKENS, min_new_tokens=0, temperature=0.0, top_p=1.0, seed=seed, ignore_eos=False
-    )
-    effective.MergeFrom(asked)
-    return effective
+    detokenizer: Detokenizer
+    tokens: list[int] = field(default_factory=list)
+    begun: bool = False
+    """Whether a delta of it was sent."""
+    ended: bool = False
 
 
 def _reason(output: TokenOutput) -> FinishReason.ValueType | None:
@@ -52,6 +55,17 @@ def _reason(output: TokenOutput) -> FinishReason.ValueType | None:
     if output.finished is None:
         return None
     return FINISH_REASON_EOS if output.finished is EndReason.EOS else FINISH_REASON_LENGTH
+
+
+def _delta(output: TokenOutput, text: str) -> TokenDelta:
+    delta = TokenDelta(candidate=output.candidate, text=text)
+    if output.token_id is not None:
+        delta.token_ids.append(output.token_id)
+        if output.logprob is not None:
+            likely = delta.logprobs.add(logprob=output.logprob)
+            likely.top_token_ids.extend(token for token, _ in output.top_logprobs)
+            likely.top_logprobs.extend(logprob for _, logprob in output.top_logprobs)
+    return delta
 
 
 class Generation:
@@ -73,27 +87,35 @@ class Generation:
         self._prompt = prompt_ids(
             model, request.input, self._language, request.options.truncation, self._parameters.max_new_tokens, "input"
         )
-        self._detokenizer = Detokenizer(model.pieces, list(self._parameters.stop), self._parameters.min_new_tokens)
-        self._tokens = [token for event in taken.journal for token in event.delta.token_ids]
-        for token in self._tokens:
-            self._detokenizer.push(token)
+        self._candidates = [
+            _Candidate(Detokenizer(model.pieces, list(self._parameters.stop), self._parameters.min_new_tokens))
+            for _ in range(self._parameters.num_return_sequences)
+        ]
+        self._replay(taken.journal)
+        self._echo = self._prompt_text(request.input) if self._parameters.echo else ""
+        self._sampling = sampling_of(self._parameters, model, self._language)
         self._tokenize_s = time.monotonic() - began
         self._computing_since = began
         self._batch_size = 0
+        self._cached_tokens = 0
         self.ended = False
         """Whether `push` has given the terminal event."""
 
     def opening(self) -> tuple[Event, ...]:
-        """Event 0, unless an earlier attempt has sent it."""
-        if self._row.taken.journal:
-            return ()
-        started = Started(
-            execution_id=self._row.execution_id,
-            parameters=self._parameters,
-            prompt_tokens=len(self._prompt),
-            model=self._model.full_name,
-        )
-        return (Event(started=started),)
+        """The events before the first token that an earlier attempt has not sent."""
+        events = []
+        if not self._row.taken.journal:
+            started = Started(
+                execution_id=self._row.execution_id,
+                parameters=self._parameters,
+                prompt_tokens=len(self._prompt),
+                model=self._model.full_name,
+            )
+            events.append(Event(started=started))
+        for index, candidate in enumerate(self._candidates):
+            if self._echo and not candidate.begun:
+                events.append(Event(delta=TokenDelta(candidate=index, text=self._echo)))
+        return tuple(events)
 
     def begin(self) -> SequenceRequest:
         """What the engine shall compute, from now on."""
@@ -106,43 +128,86 @@ class Generation:
             max_new_tokens=parameters.max_new_tokens,
             min_new_tokens=parameters.min_new_tokens,
             eos_id=None if parameters.ignore_eos else self._model.end_id,
-            sampling=SamplingParameters(
-                temperature=parameters.temperature,
-                top_k=parameters.top_k,
-                top_p=parameters.top_p,
-                seed=parameters.seed,
-            ),
-            forced_ids=(tuple(self._tokens),) if self._tokens else (),
+            stop_ids=tuple(parameters.stop_token_ids),
+            sampling=self._sampling,
+            beam_search=beam_search_of(parameters),
+            candidates=len(self._candidates),
+            top_logprobs=parameters.top_logprobs if parameters.HasField("top_logprobs") else None,
+            forced_ids=self._forced_ids(),
+            ended_candidates=frozenset(index for index, one in enumerate(self._candidates) if one.ended),
+            prefix_scope=self._row.taken.envelope.tenant,
             alone=self._row.taken.alone,
         )
 
     def push(self, output: TokenOutput, batch_size: int) -> tuple[Event, ...]:
-        """The events of one output of a step in which `batch_size` rows decoded. The terminal one ends the row."""
+        """The events of one output of a step in which `batch_size` rows decoded. The terminal one ends the row.
+
+        Outputs of a candidate that has ended are ignored.
+        """
+        candidate = self._candidates[output.candidate]
+        if candidate.ended:
+            return ()
         self._batch_size = max(self._batch_size, batch_size)
+        self._cached_tokens = max(self._cached_tokens, min(output.cached_tokens, len(self._prompt)))
         if output.failure is not None:
             self.ended = True
             oom = output.failure.kind is FailureKind.OUT_OF_MEMORY
             return (Event(failed=statuses.device_oom() if oom else statuses.internal()),)
         text = ""
         if output.token_id is not None:
-            self._tokens.append(output.token_id)
-            text = self._detokenizer.push(output.token_id)
-        reason = FINISH_REASON_STOP_SEQUENCE if self._detokenizer.stopped else _reason(output)
-        if reason is not None and not self._detokenizer.stopped:
-            text += self._detokenizer.finish()
+            candidate.tokens.append(output.token_id)
+            if output.token_id not in self._parameters.stop_token_ids:
+                text = candidate.detokenizer.push(output.token_id)
+        stopped = candidate.detokenizer.stopped
+        reason = FINISH_REASON_STOP_SEQUENCE if stopped else _reason(output)
+        if reason is not None and not stopped:
+            text += candidate.detokenizer.finish()
         events = []
         if output.token_id is not None or text:
-            token_ids = [] if output.token_id is None else [output.token_id]
-            events.append(Event(delta=TokenDelta(candidate=output.candidate, token_ids=token_ids, text=text)))
+            events.append(Event(delta=_delta(output, text)))
         if reason is not None:
-            self.ended = True
+            candidate.ended = True
             finished = CandidateFinished(candidate=output.candidate, finish_reason=reason)
             events.append(Event(candidate_finished=finished))
+        if all(one.ended for one in self._candidates):
+            self.ended = True
             events.append(Event(finished=StreamFinished(usage=self._usage(), timing=self._timing())))
         return tuple(events)
 
+    def candidate_ended(self, index: int) -> bool:
+        """Whether nothing more of this candidate is wanted."""
+        return self._candidates[index].ended
+
+    def _replay(self, journal: Sequence[Event]) -> None:
+        """Take up what an earlier attempt has sent."""
+        for event in journal:
+            if event.HasField("delta"):
+                candidate = self._candidates[event.delta.candidate]
+                candidate.begun = True
+                for token in event.delta.token_ids:
+                    candidate.tokens.append(token)
+                    if token not in self._parameters.stop_token_ids:
+                        candidate.detokenizer.push(token)
+            elif event.HasField("candidate_finished"):
+                self._candidates[event.candidate_finished.candidate].ended = True
+
+    def _forced_ids(self) -> tuple[tuple[int, ...], ...]:
+        if not any(one.tokens for one in self._candidates):
+            return ()
+        return tuple(tuple(one.tokens) for one in self._candidates)
+
+    def _prompt_text(self, given: TextInput) -> str:
+        if given.HasField("text"):
+            return given.text
+        detokenizer = Detokenizer(self._model.pieces)
+        return "".join(detokenizer.push(token) for token in self._prompt) + detokenizer.finish()
+
     def _usage(self) -> Usage:
-        return Usage(prompt_tokens=len(self._prompt), completion_tokens=len(self._tokens))
+        return Usage(
+            prompt_tokens=len(self._prompt),
+            completion_tokens=sum(len(one.tokens) for one in self._candidates),
+            cached_tokens=self._cached_tokens,
+        )
 
     def _timing(self) -> Timing:
         return timing(

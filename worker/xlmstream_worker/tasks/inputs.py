@@ -6,7 +6,7 @@ import xlmstream.status as statuses
 from google.rpc.status_pb2 import Status
 from xlmstream.v1.common_pb2 import TRUNCATION_KEEP_END, TRUNCATION_UNSPECIFIED, TextInput, Truncation
 
-from xlmstream_worker.models import LoadedModel
+from xlmstream_worker.text_model import TextModel
 
 # A text with more characters than this for each position of the model is not tokenised whole unless it must be.
 LONG_TEXT_CHARS_A_TOKEN = 64
@@ -20,7 +20,7 @@ class Refused(Exception):
         self.status = refusal
 
 
-def language_of(model: LoadedModel, given: TextInput, field: str) -> str:
+def language_of(model: TextModel, given: TextInput, field: str) -> str:
     """The language of an input: its own or the model's default; "" where the model has only one."""
     if not given.HasField("language"):
         return model.card.default_language
@@ -30,7 +30,7 @@ def language_of(model: LoadedModel, given: TextInput, field: str) -> str:
     return given.language
 
 
-def text_tokens(model: LoadedModel, given: TextInput, language: str) -> list[tuple[int, int, int]]:
+def text_tokens(model: TextModel, given: TextInput, language: str) -> list[tuple[int, int, int]]:
     """(id, start, end) of each token of a text, in code points of the text; without special tokens around it."""
     encoding = model.tokenizer(
         given.text,
@@ -42,7 +42,7 @@ def text_tokens(model: LoadedModel, given: TextInput, language: str) -> list[tup
     return [(token, *span) for token, span in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)]
 
 
-def text_ids(model: LoadedModel, given: TextInput, language: str, field: str) -> list[int]:
+def text_ids(model: TextModel, given: TextInput, language: str, field: str) -> list[int]:
     """The ids of a text, without special tokens around it. Never empty."""
     ids: list[int] = model.tokenizer(
         given.text,
@@ -56,7 +56,7 @@ def text_ids(model: LoadedModel, given: TextInput, language: str, field: str) ->
     return ids
 
 
-def checked_ids(model: LoadedModel, given: TextInput, field: str) -> list[int]:
+def checked_ids(model: TextModel, given: TextInput, field: str) -> list[int]:
     """The ids a client sent, used as they are."""
     ids = list(given.token_ids.ids)
     check_range(model, ids, f"{field}.token_ids.ids")
@@ -65,7 +65,7 @@ def checked_ids(model: LoadedModel, given: TextInput, field: str) -> list[int]:
     return ids
 
 
-def check_range(model: LoadedModel, ids: list[int], field: str) -> None:
+def check_range(model: TextModel, ids: list[int], field: str) -> None:
     """Refuse ids the model has no embedding for."""
     size = model.card.vocabulary_size
     wrong = [(f"{field}[{place}]", f"must be below {size}") for place, token_id in enumerate(ids) if token_id >= size]
@@ -74,7 +74,7 @@ def check_range(model: LoadedModel, ids: list[int], field: str) -> None:
 
 
 def prompt_ids(
-    model: LoadedModel,
+    model: TextModel,
     given: TextInput,
     language: str,
     truncation: Truncation.ValueType,
@@ -91,7 +91,7 @@ def prompt_ids(
     if given.WhichOneof("source") == "token_ids":
         prefix, ids, field = [], checked_ids(model, given, field), f"{field}.token_ids.ids"
     else:
-        text, whole = _relevant_part(given, positions * LONG_TEXT_CHARS_A_TOKEN, truncation)
+        text, whole = relevant_part(given, positions * LONG_TEXT_CHARS_A_TOKEN, truncation)
         prefix, ids = [model.begin_id], text_ids(model, text, language, field)
         if not whole and len(ids) < 2 * positions:
             ids, whole = text_ids(model, given, language, field), True
@@ -104,7 +104,7 @@ def prompt_ids(
     return prefix + (ids[-room:] if truncation == TRUNCATION_KEEP_END else ids[:room])
 
 
-def _relevant_part(given: TextInput, chars: int, truncation: Truncation.ValueType) -> tuple[TextInput, bool]:
+def relevant_part(given: TextInput, chars: int, truncation: Truncation.ValueType) -> tuple[TextInput, bool]:
     """The part of a text that can matter, and whether it is the whole: most of a far too long text never does.
 
     Tokenising a megabyte would hold up the whole process for the better part of a second.

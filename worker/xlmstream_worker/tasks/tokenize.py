@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import time
 
-from xlmstream.v1.common_pb2 import TextInput
+from xlmstream.v1.common_pb2 import TextInput, Token
 from xlmstream.v1.inference_pb2 import (
     DetokenizeOutput,
     DetokenizeRequest,
     DetokenizeResponse,
     DetokenizeResult,
-    Token,
     TokenizeOutput,
     TokenizeRequest,
     TokenizeResponse,
     TokenizeResult,
 )
 
-from xlmstream_worker.models import LoadedModel
 from xlmstream_worker.rows import Row
 from xlmstream_worker.tasks.inputs import Refused, check_range, language_of, text_tokens
 from xlmstream_worker.tasks.timing import timing
+from xlmstream_worker.text_model import TextModel
 
 
-def tokenize(row: Row, model: LoadedModel, worker_id: str) -> TokenizeResponse:
+def tokenize(row: Row, model: TextModel, worker_id: str) -> TokenizeResponse:
     """The answer to a TokenizeRequest; an input that cannot be served has its error in its place."""
     began = time.monotonic()
     request = TokenizeRequest.FromString(row.taken.envelope.request)
@@ -38,7 +37,7 @@ def tokenize(row: Row, model: LoadedModel, worker_id: str) -> TokenizeResponse:
     return TokenizeResponse(outputs=outputs, timing=timing(row, worker_id, tokenize_s=time.monotonic() - began))
 
 
-def detokenize(row: Row, model: LoadedModel, worker_id: str) -> DetokenizeResponse:
+def detokenize(row: Row, model: TextModel, worker_id: str) -> DetokenizeResponse:
     """The answer to a DetokenizeRequest; an input that cannot be served has its error in its place."""
     began = time.monotonic()
     request = DetokenizeRequest.FromString(row.taken.envelope.request)
@@ -54,7 +53,7 @@ def detokenize(row: Row, model: LoadedModel, worker_id: str) -> DetokenizeRespon
     return DetokenizeResponse(outputs=outputs, timing=timing(row, worker_id, tokenize_s=time.monotonic() - began))
 
 
-def _tokens(model: LoadedModel, given: TextInput, add_special_tokens: bool, field: str) -> list[Token]:
+def _tokens(model: TextModel, given: TextInput, add_special_tokens: bool, field: str) -> list[Token]:
     placed = text_tokens(model, given, language_of(model, given, field))
     if add_special_tokens:
         placed = [(model.begin_id, 0, 0), *placed, (model.end_id, 0, 0)]

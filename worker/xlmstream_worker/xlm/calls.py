@@ -1,27 +1,15 @@
 """The calls that turn texts or ids into model inputs, over whatever turns one text into ids."""
 
-import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from xlmstream_worker.xlm.encoding import BatchEncoding, to_list
-from xlmstream_worker.xlm.layout import (
-    Layout,
-    Offset,
-    cut,
-    overflow,
-    pad_row,
-    padded_length,
-    tokens_to_cut,
-)
-from xlmstream_worker.xlm.vocabulary import Vocabulary
-
-_log = logging.getLogger(__name__)
+from xlmstream_worker.xlm.layout import Layout
+from xlmstream_worker.xlm.sequences import Encoded, Row, SequenceBuilder
 
 # A text, its words or tokens, or its ids.
 Input = str | Sequence[str] | Sequence[int]
-Row = dict[str, Any]
 
 # The default, which depends on no setting of the tokenizer.
 _PLAIN = Layout().resolved(model_max_length=0, padding_side="right")
@@ -43,21 +31,11 @@ class Reading(NamedTuple):
     split_special_tokens: bool = False
 
 
-class Encoded(NamedTuple):
-    """The ids of one text, without special tokens around it, and where each comes from if asked for."""
+class TokenizerCalls(SequenceBuilder):
+    """Adds `__call__`, `encode`, `prepare_for_model` and `pad`."""
 
-    ids: list[int]
-    offsets: list[Offset] | None = None
-
-
-class TokenizerCalls(Vocabulary):
-    """Adds `__call__`, `encode`, `prepare_for_model` and `pad` to a vocabulary."""
-
-    model_max_length: int
     padding_side: str
-    truncation_side: str
     split_special_tokens: bool
-    _warned_of_length = False
 
     @abstractmethod
     def _encode_text(self, text: str, reading: Reading, with_offsets: bool) -> Encoded:
@@ -80,10 +58,11 @@ class TokenizerCalls(Vocabulary):
             text: a text; a list of texts (a batch) or of pairs of texts. With `is_split_into_words`: a list of
                 words, or a list of such lists.
             text_pair: the second text of a pair, or a list of as many as there are texts.
-            lang: language code of the texts. (transformers ignores it and reads everything as English.)
-            bypass_tokenizer: see `Reading`, as for the two below.
-            is_split_into_words: see `Reading`.
-            split_special_tokens: see `Reading`; default: the tokenizer's setting.
+            lang: language code of the texts. English is read as transformers reads every text (it ignores `lang`):
+                where the model folds case, Moses sees no capitals. Texts in other languages are cut by their own
+                rules as they are, and folded after, as XLM's own preprocessing does.
+            bypass_tokenizer, is_split_into_words, split_special_tokens: see `Reading`; the default of the last is
+                the tokenizer's setting.
             layout: the attributes of `Layout`.
 
         Returns:
@@ -160,53 +139,10 @@ class TokenizerCalls(Vocabulary):
             raise ValueError(f"there are no input_ids to pad, only {list(encoded)}")
         ids = encoded["input_ids"]
         if not ids or not isinstance(ids[0], list | tuple):
-            rows = self._padded([encoded], resolved)
+            rows = self.padded([encoded], resolved)
             return _as_tensors(BatchEncoding(rows[0]), resolved, prepend_batch_axis=False)
         batch = [{name: values[index] for name, values in encoded.items()} for index in range(len(ids))]
-        return _as_tensors(_collated(self._padded(batch, resolved)), resolved, prepend_batch_axis=False)
-
-    # The format of a sequence
-
-    def build_inputs_with_special_tokens(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """`<s> A </s>` or `<s> A </s> B </s>`."""
-        bos, sep = self.role_id("bos_token"), self.role_id("sep_token")
-        if token_ids_1 is None:
-            return [bos, *token_ids_0, sep]
-        return [bos, *token_ids_0, sep, *token_ids_1, sep]
-
-    def create_token_type_ids_from_sequences(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """0 for `<s> A </s>`, 1 for `B </s>`. XLM looks these up in the *word* embedding: see the library's README."""
-        types = [0] * (len(token_ids_0) + 2)
-        return types if token_ids_1 is None else types + [1] * (len(token_ids_1) + 1)
-
-    def get_special_tokens_mask(
-        self,
-        token_ids_0: list[int],
-        token_ids_1: list[int] | None = None,
-        already_has_special_tokens: bool = False,
-    ) -> list[int]:
-        """1 where `build_inputs_with_special_tokens` puts a special token, 0 elsewhere.
-
-        With `already_has_special_tokens`, `token_ids_0` is a finished sequence: 1 for the ids of special tokens.
-
-        Raises:
-            ValueError: a second sequence beside a finished one.
-        """
-        if already_has_special_tokens:
-            if token_ids_1 is not None:
-                raise ValueError("a sequence that has its special tokens takes no second sequence")
-            special = set(self.all_special_ids)
-            return [int(index in special) for index in token_ids_0]
-        mask = [1, *[0] * len(token_ids_0), 1]
-        return mask if token_ids_1 is None else [*mask, *[0] * len(token_ids_1), 1]
-
-    def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """How many special tokens a sequence, or a pair, gets."""
-        return 3 if pair else 2
+        return _as_tensors(_collated(self.padded(batch, resolved)), resolved, prepend_batch_axis=False)
 
     # From inputs to rows, from rows to the result
 
@@ -223,9 +159,9 @@ class TokenizerCalls(Vocabulary):
     def _finish_single(
         self, first: Encoded, second: Encoded | None, layout: Layout, prepend_batch_axis: bool
     ) -> BatchEncoding:
-        row = self._row(first, second, layout)
+        row = self.row(first, second, layout)
         if layout.padding != "do_not_pad":
-            (row,) = self._padded([row], layout)
+            (row,) = self.padded([row], layout)
         if layout.return_length:
             row["length"] = len(row["input_ids"])
         return _as_tensors(BatchEncoding(row), layout, prepend_batch_axis)
@@ -235,12 +171,12 @@ class TokenizerCalls(Vocabulary):
         for text, text_pair in inputs:
             first = self._encode_input(text, reading, layout)
             second = None if text_pair is None else self._encode_input(text_pair, reading, layout)
-            row = self._row(first, second, layout)
+            row = self.row(first, second, layout)
             if layout.return_length:
                 row["length"] = len(row["input_ids"])
             rows.append(row)
         if layout.padding != "do_not_pad":
-            rows = self._padded(rows, layout)
+            rows = self.padded(rows, layout)
         return _as_tensors(_collated(rows), layout, prepend_batch_axis=False)
 
     def _encode_input(self, given: Any, reading: Reading, layout: Layout) -> Encoded:
@@ -256,88 +192,6 @@ class TokenizerCalls(Vocabulary):
             return Encoded(list(given))
         raise TypeError(f"a text is a string, a list of strings or a list of ids, not {given!r:.80}")
 
-    def _row(self, first: Encoded, second: Encoded | None, layout: Layout) -> Row:
-        """One sequence or pair, truncated and with its special tokens; not padded."""
-        row: Row = {}
-        excess = len(first.ids) + (len(second.ids) if second else 0) - (layout.max_length or 0)
-        if layout.add_special_tokens:
-            excess += self.num_special_tokens_to_add(second is not None)
-        if layout.return_overflowing_tokens:
-            if layout.truncation == "longest_first" and second is not None:
-                raise ValueError("the overflow of a pair is not defined under longest_first")
-            row["overflowing_tokens"] = []
-            row["num_truncated_tokens"] = excess if layout.max_length is not None else 0
-        if layout.truncation != "do_not_truncate" and layout.max_length and excess > 0:
-            first, second, overflowing = self._truncated(first, second, excess, layout)
-            if layout.return_overflowing_tokens:
-                row["overflowing_tokens"] = overflowing
-        ids, pair_ids = first.ids, None if second is None else second.ids
-        if layout.add_special_tokens:
-            row["input_ids"] = self.build_inputs_with_special_tokens(ids, pair_ids)
-            types = self.create_token_type_ids_from_sequences(ids, pair_ids)
-        else:
-            row["input_ids"] = ids if pair_ids is None else ids + pair_ids
-            types = [0] * len(row["input_ids"])
-        if layout.return_token_type_ids is not False:
-            row["token_type_ids"] = types
-        if layout.return_special_tokens_mask:
-            row["special_tokens_mask"] = (
-                self.get_special_tokens_mask(ids, pair_ids) if layout.add_special_tokens else types
-            )
-        if layout.return_attention_mask is not False:
-            row["attention_mask"] = [1] * len(row["input_ids"])
-        if layout.return_offsets_mapping:
-            row["offset_mapping"] = _offsets(first, second, layout.add_special_tokens)
-        if layout.max_length is None:
-            self._warn_of_length(len(row["input_ids"]))
-        return row
-
-    def _truncated(
-        self, first: Encoded, second: Encoded | None, excess: int, layout: Layout
-    ) -> tuple[Encoded, Encoded | None, list[int]]:
-        """Both sequences without what is too much, and the ids cut off (with `stride` more)."""
-        side = self.truncation_side
-        cuts = tokens_to_cut(
-            len(first.ids), None if second is None else len(second.ids), excess, str(layout.truncation)
-        )
-        overflowing: list[int] = []
-        if cuts[0]:
-            overflowing = overflow(first.ids, cuts[0] + layout.stride, side)
-        elif cuts[1] and second is not None:
-            overflowing = overflow(second.ids, cuts[1] + layout.stride, side)
-        first = _shortened(first, cuts[0], side)
-        return first, None if second is None else _shortened(second, cuts[1], side), overflowing
-
-    def _padded(self, rows: list[Row], layout: Layout) -> list[Row]:
-        """The rows with every per-token list at one length."""
-        length = padded_length([len(row["input_ids"]) for row in rows], layout)
-        fillers: dict[str, Any] = {
-            "input_ids": None if length is None else self.role_id("pad_token"),
-            "token_type_ids": 0,
-            "attention_mask": 0,
-            "special_tokens_mask": 1,
-            "offset_mapping": (0, 0),
-        }
-        side = str(layout.padding_side)
-        padded = []
-        for row in rows:
-            if layout.return_attention_mask is not False:
-                row = {**row, "attention_mask": row.get("attention_mask") or [1] * len(row["input_ids"])}
-            if length is not None:
-                row = {
-                    name: pad_row(list(value), length, fillers[name], side) if name in fillers else value
-                    for name, value in row.items()
-                }
-            padded.append(row)
-        return padded
-
-    def _warn_of_length(self, length: int) -> None:
-        if length > self.model_max_length and not self._warned_of_length:
-            self._warned_of_length = True
-            _log.warning(
-                "a sequence of %d tokens is longer than the model's limit of %d", length, self.model_max_length
-            )
-
 
 def _pairs(text: Sequence[Any], text_pair: Any, is_split_into_words: bool) -> list[tuple[Any, Any]]:
     """A batch as (text, second text or None)."""
@@ -349,21 +203,10 @@ def _pairs(text: Sequence[Any], text_pair: Any, is_split_into_words: bool) -> li
         return list(zip(text, text_pair, strict=True))
     if is_split_into_words and all(not item or isinstance(item[0], str) for item in text):
         return [(item, None) for item in text]
-    return [tuple(item) if isinstance(item, list | tuple) else (item, None) for item in text]
-
-
-def _shortened(encoded: Encoded, count: int, side: str) -> Encoded:
-    offsets = encoded.offsets
-    return Encoded(cut(encoded.ids, count, side), None if offsets is None else cut(offsets, count, side))
-
-
-def _offsets(first: Encoded, second: Encoded | None, special: bool) -> list[Offset]:
-    """The offsets of a whole row; (0, 0) for special tokens and for ids that came without a text."""
-    edge: list[Offset] = [(0, 0)] if special else []
-    offsets = [*edge, *(first.offsets or [(0, 0)] * len(first.ids)), *edge]
-    if second is not None:
-        offsets += [*(second.offsets or [(0, 0)] * len(second.ids)), *edge]
-    return offsets
+    pairs = [tuple(item) if isinstance(item, list | tuple) else (item, None) for item in text]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError("a text of a batch is a string or a pair of them (or a list with is_split_into_words)")
+    return pairs
 
 
 def _collated(rows: list[Row]) -> BatchEncoding:

@@ -7,7 +7,8 @@ remembered. What a full stop at its end becomes depends on what follows; a chunk
 
 import re
 
-from xlmstream_worker.xlm.rewriting import PlainText, fold
+from xlmstream_worker.xlm.moses import MARKER
+from xlmstream_worker.xlm.rewriting import fold
 from xlmstream_worker.xlm.words import WordCutter
 
 # What becomes an apostrophe, a comma or a full stop looks at the characters around it: not at an edge.
@@ -22,8 +23,6 @@ _QUOTES = tuple('"„“”«»《》「」')
 # A key is a chunk, or a chunk that ends in a full stop and one of these. They show what follows.
 AT_END, _BEFORE_LOWER, _BEFORE_DIGIT, _BEFORE_OTHER = " ", " a", " 1", " A"
 _DIGITS = frozenset("0123456789０１２３４５６７８９")
-# After a plain word these are words of their own, but for the full stop of an abbreviation.
-_OFTEN_LAST = frozenset(".,;:?!")
 
 
 class ChunkCutter:
@@ -34,7 +33,9 @@ class ChunkCutter:
         self._lang = lang
         self._moses = cutter.moses(lang)
         self._quotes_move = lang in _QUOTE_MOVING_LANGUAGES
-        self._folds_romanian = lang == "ro"
+        # A plain word, perhaps with a mark or a full stop; in Romanian, letters are not plain.
+        plain = self._moses.plain if lang != "ro" else "(?!)"
+        self._simple = re.compile(f"({plain})(?:([,;:?!])|(\\.)( .?))?").fullmatch
 
     def keys(self, text: str) -> list[str]:
         """The chunks; a full stop before the end of the text is marked, others are for `key` to mark."""
@@ -54,23 +55,24 @@ class ChunkCutter:
 
     def words(self, key: str) -> list[str] | None:
         """The words of a chunk, or None if it is not self-contained."""
+        simple = self._simple(key)
+        if simple is not None and MARKER not in key:
+            word, mark, full_stop, following = simple.groups()
+            if full_stop:
+                mark = "" if self._moses.keeps_full_stop(word + ".", following.strip()) else "."
+            return self._folded(word + "." if full_stop and not mark else word, mark)
         chunk, _, following = key.partition(" ")
-        if self._moses.is_plain(chunk) and not self._folds_romanian:
-            return self._folded(chunk)
-        body, mark = chunk[:-1], chunk[-1]
-        if mark in _OFTEN_LAST and self._moses.is_plain(body) and not self._folds_romanian:
-            if mark == "." and self._moses.keeps_full_stop(chunk, following):
-                return self._folded(chunk)
-            return [*self._folded(body), mark]
         if not chunk.isprintable() or not _SELF_CONTAINED.fullmatch(chunk):
             return None
         if self._quotes_move and chunk.endswith(_QUOTES):
             return None
-        words = [word.value for word in self._cutter.words(PlainText(key), self._lang)]
+        words = self._cutter.plain_words(key, self._lang)
         return words[:-1] if following else words
 
-    def _folded(self, word: str) -> list[str]:
-        """One word, or none if folding leaves nothing of it."""
+    def _folded(self, word: str, mark: str | None) -> list[str]:
+        """A word, unless folding leaves nothing of it, and the mark behind it, if there is one."""
         if self._cutter.folds:
             word = fold(word)
-        return [word] if word else []
+        if not mark:
+            return [word] if word else []
+        return [word, mark] if word else [mark]

@@ -59,7 +59,9 @@ def _restored_multidots(match: re.Match[str]) -> str:
 
 
 _TRAILING_FULL_STOP = (rule(".'", r"(\.)(') ?$", r" \1 \2 "),)
-_MULTIDOT_MARKER = (rule("DOTMULTI", r"(?:DOT)+(?:MULTI)?", _restored_multidots),)
+# Moses hides runs of full stops behind such words, and turns them back into full stops wherever they are.
+MARKER = "DOTMULTI"
+_MULTIDOT_MARKER = (rule(MARKER, r"(?:DOT)+(?:MULTI)?", _restored_multidots),)
 
 
 class MosesTokenizer:
@@ -67,6 +69,7 @@ class MosesTokenizer:
 
     Attributes:
         lower: the letters that count as lower case.
+        plain: pattern of letters, digits and hyphens that no rule touches, but for `MARKER` among them.
 
     Args:
         lang: ISO code. Codes without a list of abbreviations get the English one, as in Moses.
@@ -83,7 +86,8 @@ class MosesTokenizer:
             prefix.rpartition(" ")[0] for prefix in prefixes if re.search(r"\s#NUMERIC_ONLY#", prefix)
         }
         self._abbreviations = set(prefixes) - self._before_number
-        self._plain = re.compile(f"[{_ranges(classes.alphanumeric - REWRITTEN_CHARACTERS)}-]+")
+        plain = {letter for letter in classes.alphanumeric - REWRITTEN_CHARACTERS if letter.isprintable()}
+        self.plain = f"[{_ranges(plain)}-]+"
         self._rules = (
             rule("", f"([^{_ranges(classes.alphanumeric)}{_NOT_PADDED}])", PADDED),
             rule("..", r"(\.{2,})", PADDED),
@@ -99,11 +103,6 @@ class MosesTokenizer:
             text.detach_full_stops(self._sentence_ends)
             text.rewrite(_TRAILING_FULL_STOP)
         text.rewrite(_MULTIDOT_MARKER)
-
-    def is_plain(self, text: str) -> bool:
-        """Whether `text` is nothing but letters, digits and hyphens that no rule touches."""
-        plain = self._plain.fullmatch(text) is not None and text.isprintable()
-        return plain and "DOTMULTI" not in text
 
     def keeps_full_stop(self, word: str, following: str) -> bool:
         """Whether the full stop at the end of `word` belongs to it, given the next word ("" at the end)."""

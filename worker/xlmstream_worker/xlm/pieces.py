@@ -5,7 +5,6 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 from xlmstream_worker.xlm.chunks import ChunkCutter
-from xlmstream_worker.xlm.rewriting import PlainText
 from xlmstream_worker.xlm.word_cache import GenerationCache
 from xlmstream_worker.xlm.words import SEGMENTED_LANGUAGES, WordCutter
 
@@ -58,7 +57,7 @@ class PieceEncoder(Generic[Item]):
 
     def encode_fully(self, text: str, lang: str) -> list[Item]:
         """The same by all rules, without looking at chunks."""
-        return self.encode_words([word.value for word in self._cutter.words(PlainText(text), lang)])
+        return self.encode_words(self._cutter.plain_words(text, lang))
 
     def encode_words(self, words: list[str]) -> list[Item]:
         """The items of words, one word after the other."""
@@ -70,7 +69,7 @@ class PieceEncoder(Generic[Item]):
         return list(chain.from_iterable(found))  # type: ignore[arg-type]
 
     def _word(self, word: str) -> tuple[Item, ...]:
-        """The items of a word not found in the young generation of the cache."""
+        """The items of a word."""
         items = self._words.get(word)
         if items is None:
             items = tuple(self._encode_word(word))
@@ -91,7 +90,7 @@ class PieceEncoder(Generic[Item]):
                 words = chunks.cutter.words(key)
                 if words is None:
                     return False
-                items = tuple(self.encode_words(words))
+                items = self._word(words[0]) if len(words) == 1 else tuple(self.encode_words(words))
                 if len(key) <= _CACHED_CHARACTERS:
                     chunks.items.put(key, items)
             found[index] = items

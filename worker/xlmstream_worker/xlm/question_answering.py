@@ -143,19 +143,23 @@ class SpanSearch(nn.Module):
         return loss
 
     def forward(
-        self, states: Tensor, cls_index: Tensor | None = None, p_mask: Tensor | None = None
+        self,
+        states: Tensor,
+        cls_index: Tensor | None = None,
+        p_mask: Tensor | None = None,
+        most: int | None = None,
     ) -> XLMForQuestionAnsweringOutput:
-        """Inference: the `start_n_top` most probable starts, and for each the `end_n_top` most probable ends."""
+        """Inference: the `start_n_top` most probable starts, and for each the `end_n_top` most probable ends; at most
+        `most` of either, for inputs with fewer places."""
         T = states.shape[1]
-        if max(self.start_n_top, self.end_n_top) > T:
-            raise ValueError(
-                f"start_n_top {self.start_n_top} and end_n_top {self.end_n_top} need as many positions, not {T}"
-            )
+        n_starts, n_ends = (top if most is None else min(top, most) for top in (self.start_n_top, self.end_n_top))
+        if max(n_starts, n_ends) > T:
+            raise ValueError(f"start_n_top {n_starts} and end_n_top {n_ends} need as many positions, not {T}")
         start_probs = self.start_logits(states, p_mask).softmax(-1)
-        start_top, start_index = start_probs.topk(self.start_n_top, dim=-1)
+        start_top, start_index = start_probs.topk(n_starts, dim=-1)
         starts = states.gather(1, start_index[:, :, None].expand(-1, -1, states.shape[2]))
         end_probs = self.end_logits(states, starts, p_mask).softmax(dim=1)
-        end_top, end_index = end_probs.topk(self.end_n_top, dim=1)
+        end_top, end_index = end_probs.topk(n_ends, dim=1)
         expected_start = (start_probs.unsqueeze(1) @ states).squeeze(1)
         cls = states[:, -1] if cls_index is None else _at(states, cls_index)
         return XLMForQuestionAnsweringOutput(

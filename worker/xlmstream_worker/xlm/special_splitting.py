@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from xlmstream_worker.xlm.aligned import AlignedText
 from xlmstream_worker.xlm.rewriting import Rule
-from xlmstream_worker.xlm.vocabulary import AddedToken
+from xlmstream_worker.xlm.special_tokens import AddedToken
 
 
 class Span(NamedTuple):

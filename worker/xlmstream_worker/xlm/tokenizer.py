@@ -16,11 +16,13 @@ from typing import Any, Self, TypeVar
 
 from xlmstream_worker.xlm.aligned import AlignedText, piece_offsets
 from xlmstream_worker.xlm.bpe import END_OF_WORD, BytePairEncoder
-from xlmstream_worker.xlm.calls import Encoded, Reading, TokenizerCalls
+from xlmstream_worker.xlm.calls import Reading, TokenizerCalls
 from xlmstream_worker.xlm.encoding import to_list
 from xlmstream_worker.xlm.layout import NO_LIMIT_TOKENS, SIDES, Offset
 from xlmstream_worker.xlm.pieces import PieceEncoder
+from xlmstream_worker.xlm.sequences import Encoded
 from xlmstream_worker.xlm.special_splitting import Span, SpecialSplitter
+from xlmstream_worker.xlm.special_tokens import DEFAULT_ADDITIONAL_SPECIAL_TOKENS, AddedToken
 from xlmstream_worker.xlm.tokenizer_files import (
     read_merges,
     read_settings,
@@ -28,7 +30,6 @@ from xlmstream_worker.xlm.tokenizer_files import (
     write_settings,
     write_vocabulary,
 )
-from xlmstream_worker.xlm.vocabulary import DEFAULT_ADDITIONAL_SPECIAL_TOKENS, AddedToken
 from xlmstream_worker.xlm.words import WordCutter
 
 _log = logging.getLogger(__name__)
@@ -201,7 +202,7 @@ class XLMTokenizer(TokenizerCalls):
             words = piece.split() if reading.bypass_tokenizer else self._cutter.words(piece, reading.lang)
             for word in words:
                 pieces = self._bpe.pieces(word.value)
-                ids += map(self._ids.__getitem__, pieces)
+                ids += self.convert_tokens_to_ids(pieces)
                 offsets += piece_offsets(word, pieces)
         return Encoded(ids, offsets)
 
@@ -229,11 +230,11 @@ class XLMTokenizer(TokenizerCalls):
         self._piece_encoder = PieceEncoder(self._cutter, self._bpe.pieces)
         self._id_encoder = PieceEncoder(self._cutter, self._word_ids)
         # What decoding sets off by spaces: ordinary added tokens, and special ones outside the base vocabulary.
-        beyond = {token for token in self.additional_special_tokens if self._ids[token] >= self.vocab_size}
+        beyond = {token for token in self.additional_special_tokens if self._ids.get(token, 0) >= self.vocab_size}
         self._standing_alone = self._added_tokens_encoder.keys() - set(special) | beyond
 
-    def _word_ids(self, word: str) -> Iterable[int]:
-        return map(self._ids.__getitem__, self._bpe.pieces(word))
+    def _word_ids(self, word: str) -> list[int]:
+        return self.convert_tokens_to_ids(self._bpe.pieces(word))
 
     # Ids to text
 

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from xlmstream_worker.xlm.vocabulary import AddedToken, Vocabulary
+from xlmstream_worker.xlm.special_tokens import AddedToken
+from xlmstream_worker.xlm.vocabulary import Vocabulary
 
 VOCAB_FILE = "vocab.json"
 MERGES_FILE = "merges.txt"

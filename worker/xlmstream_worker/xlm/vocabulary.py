@@ -4,77 +4,11 @@ Knows nothing of text: how text becomes tokens is the tokenizer's business.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import repeat
 from typing import overload
 
-DEFAULT_ADDITIONAL_SPECIAL_TOKENS = tuple(f"<special{index}>" for index in range(10))
-
-
-@dataclass(frozen=True, slots=True)
-class AddedToken:
-    """A token that is found in the text as it is, before words are cut.
-
-    Attributes:
-        content: its text.
-        single_word: leave it alone unless spaces or the ends of the text surround it.
-        lstrip: it swallows the white space before it.
-        rstrip: it swallows the white space after it.
-        special: it carries meaning rather than text; decoding may skip it.
-        normalized: it is matched after lower-casing (uncased models). Default: not special.
-    """
-
-    content: str
-    single_word: bool = False
-    lstrip: bool = False
-    rstrip: bool = False
-    special: bool = False
-    normalized: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.normalized is None:
-            object.__setattr__(self, "normalized", not self.special)
-
-    def __str__(self) -> str:
-        return self.content
-
-
-class _Role:
-    """The token that plays a role, as text; assigning does not add it to the vocabulary."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._role = name
-
-    def __get__(self, vocabulary: "Vocabulary", owner: type) -> str | None:
-        token = vocabulary.roles[self._role]
-        return None if token is None else str(token)
-
-    def __set__(self, vocabulary: "Vocabulary", token: str | AddedToken | None) -> None:
-        vocabulary.assign_role(self._role, token)
-
-
-class _RoleId:
-    """The id of the token that plays a role; None where nothing plays it."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._role = name.removesuffix("_id")
-
-    def __get__(self, vocabulary: "Vocabulary", owner: type) -> int | None:
-        token = vocabulary.roles[self._role]
-        return None if token is None else vocabulary.convert_tokens_to_ids(str(token))
-
-    def __set__(self, vocabulary: "Vocabulary", index: int | None) -> None:
-        vocabulary.assign_role(self._role, None if index is None else vocabulary.convert_ids_to_tokens(index))
-
-
-class _TokenIds(dict[str, int]):
-    """Token to id; every other string has the unknown token's id."""
-
-    unknown: int | None = None
-
-    def __missing__(self, token: str) -> int:
-        if self.unknown is None:
-            raise ValueError(f"{token!r} is not in the vocabulary and there is no unknown token")
-        return self.unknown
+from xlmstream_worker.xlm.special_tokens import AddedToken, Role, RoleId
 
 
 class Vocabulary:
@@ -92,20 +26,20 @@ class Vocabulary:
 
     ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
-    bos_token = _Role()
-    eos_token = _Role()
-    unk_token = _Role()
-    sep_token = _Role()
-    pad_token = _Role()
-    cls_token = _Role()
-    mask_token = _Role()
-    bos_token_id = _RoleId()
-    eos_token_id = _RoleId()
-    unk_token_id = _RoleId()
-    sep_token_id = _RoleId()
-    pad_token_id = _RoleId()
-    cls_token_id = _RoleId()
-    mask_token_id = _RoleId()
+    bos_token = Role()
+    eos_token = Role()
+    unk_token = Role()
+    sep_token = Role()
+    pad_token = Role()
+    cls_token = Role()
+    mask_token = Role()
+    bos_token_id = RoleId()
+    eos_token_id = RoleId()
+    unk_token_id = RoleId()
+    sep_token_id = RoleId()
+    pad_token_id = RoleId()
+    cls_token_id = RoleId()
+    mask_token_id = RoleId()
 
     def __init__(
         self,
@@ -212,7 +146,7 @@ class Vocabulary:
         token = self.roles[role]
         if token is None:
             raise ValueError(f"no {role} is set")
-        return self._ids[str(token)]
+        return self.convert_tokens_to_ids(str(token))
 
     def assign_role(self, role: str, token: str | AddedToken | None) -> None:
         """Let a token (or none) play a role; it is not added to the vocabulary (`add_special_tokens` does)."""
@@ -287,9 +221,8 @@ class Vocabulary:
 
     def _vocabulary_changed(self) -> None:
         """Renew what is derived from tokens and roles; called after each change of either."""
-        self._ids = _TokenIds(self.get_vocab())
-        if self.unk_token is not None:
-            self._ids.unknown = self._ids.get(self.unk_token)
+        self._ids = self.get_vocab()
+        self._unknown_id = None if self.unk_token is None else self._ids.get(self.unk_token)
 
     # Conversion
 
@@ -300,10 +233,17 @@ class Vocabulary:
     def convert_tokens_to_ids(self, tokens: list[str] | tuple[str, ...]) -> list[int]: ...
 
     def convert_tokens_to_ids(self, tokens: str | list[str] | tuple[str, ...]) -> int | list[int]:
-        """The id of a token, or the ids of several; what is not in the vocabulary gets the unknown token's."""
+        """The id of a token, or the ids of several; what is not in the vocabulary gets the unknown token's.
+
+        Raises:
+            ValueError: a token is not in the vocabulary and there is no unknown token.
+        """
         if isinstance(tokens, str):
-            return self._ids[tokens]
-        return list(map(self._ids.__getitem__, tokens))
+            return self.convert_tokens_to_ids([tokens])[0]
+        ids = list(map(self._ids.get, tokens, repeat(self._unknown_id)))
+        if self._unknown_id is None and None in ids:
+            raise ValueError(f"{tokens[ids.index(None)]!r} is not in the vocabulary and there is no unknown token")
+        return ids  # type: ignore[return-value]
 
     @overload
     def convert_ids_to_tokens(self, ids: int, skip_special_tokens: bool = False) -> str: ...

@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from xlmstream_worker.xlm.moses import MosesTokenizer
 from xlmstream_worker.xlm.normalize import fold_romanian, normalize
-from xlmstream_worker.xlm.rewriting import Text
+from xlmstream_worker.xlm.rewriting import PlainText, Text
 from xlmstream_worker.xlm.segmenters import Segmenters
 
 AnyText = TypeVar("AnyText", bound=Text)
@@ -39,6 +39,16 @@ class WordCutter:
         """
         if lang in ("th", "ja"):
             return self._segmented(text, lang)
+        return self._spaced(text, lang).split()
+
+    def plain_words(self, text: str, lang: str) -> list[str]:
+        """The same without memory of where they come from."""
+        if lang in ("th", "ja"):
+            return [word.value for word in self._segmented(PlainText(text), lang)]
+        return self._spaced(PlainText(text), lang).value.split()
+
+    def _spaced(self, text: AnyText, lang: str) -> AnyText:
+        """The text with white space between its words and nowhere else."""
         if lang == "zh":
             text = text.spaced(self._segmenters.chinese(text.value))
         normalize(text, lang)
@@ -48,7 +58,7 @@ class WordCutter:
             self.moses(lang).tokenize(text)
         if self.folds:
             text.fold()
-        return text.split()
+        return text
 
     def _segmented(self, text: AnyText, lang: str) -> list[AnyText]:
         normalize(text, lang)

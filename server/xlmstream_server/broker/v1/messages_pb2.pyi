@@ -10,10 +10,15 @@ import google.protobuf.internal.containers
 import google.protobuf.message
 import google.rpc.status_pb2
 import typing
+import xlmstream.v1.classification_pb2
 import xlmstream.v1.common_pb2
+import xlmstream.v1.embedding_pb2
+import xlmstream.v1.fill_mask_pb2
 import xlmstream.v1.generation_pb2
 import xlmstream.v1.inference_pb2
 import xlmstream.v1.models_pb2
+import xlmstream.v1.question_answering_pb2
+import xlmstream.v1.scoring_pb2
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
@@ -44,7 +49,7 @@ class Envelope(google.protobuf.message.Message):
     task: xlmstream.v1.common_pb2.Task.ValueType
     request: builtins.bytes
     """The public request as it arrived: GenerateStreamRequest for TASK_GENERATE (a Generate call becomes one execution
-    an input), TokenizeRequest, DetokenizeRequest.
+    an input), and for every other task its own request (TokenizeRequest, EmbedRequest, ...), with any number of inputs.
     """
     accepted_ms: builtins.int
     """Broker time in milliseconds at which the gateway accepted it."""
@@ -103,6 +108,13 @@ class Event(google.protobuf.message.Message):
     FAILED_FIELD_NUMBER: builtins.int
     TOKENIZED_FIELD_NUMBER: builtins.int
     DETOKENIZED_FIELD_NUMBER: builtins.int
+    EMBEDDED_FIELD_NUMBER: builtins.int
+    MASK_FILLED_FIELD_NUMBER: builtins.int
+    SEQUENCE_CLASSIFIED_FIELD_NUMBER: builtins.int
+    TOKENS_CLASSIFIED_FIELD_NUMBER: builtins.int
+    QUESTION_ANSWERED_FIELD_NUMBER: builtins.int
+    CHOICE_MADE_FIELD_NUMBER: builtins.int
+    SCORED_FIELD_NUMBER: builtins.int
     @property
     def started(self) -> xlmstream.v1.generation_pb2.Started:
         """Event 0 of a generation. `resume_token` is filled in by the gateway."""
@@ -125,6 +137,20 @@ class Event(google.protobuf.message.Message):
 
     @property
     def detokenized(self) -> xlmstream.v1.inference_pb2.DetokenizeResponse: ...
+    @property
+    def embedded(self) -> xlmstream.v1.embedding_pb2.EmbedResponse: ...
+    @property
+    def mask_filled(self) -> xlmstream.v1.fill_mask_pb2.FillMaskResponse: ...
+    @property
+    def sequence_classified(self) -> xlmstream.v1.classification_pb2.ClassifySequenceResponse: ...
+    @property
+    def tokens_classified(self) -> xlmstream.v1.classification_pb2.ClassifyTokensResponse: ...
+    @property
+    def question_answered(self) -> xlmstream.v1.question_answering_pb2.AnswerQuestionResponse: ...
+    @property
+    def choice_made(self) -> xlmstream.v1.classification_pb2.ChooseMultipleResponse: ...
+    @property
+    def scored(self) -> xlmstream.v1.scoring_pb2.ScoreResponse: ...
     def __init__(
         self,
         *,
@@ -135,10 +161,17 @@ class Event(google.protobuf.message.Message):
         failed: google.rpc.status_pb2.Status | None = ...,
         tokenized: xlmstream.v1.inference_pb2.TokenizeResponse | None = ...,
         detokenized: xlmstream.v1.inference_pb2.DetokenizeResponse | None = ...,
+        embedded: xlmstream.v1.embedding_pb2.EmbedResponse | None = ...,
+        mask_filled: xlmstream.v1.fill_mask_pb2.FillMaskResponse | None = ...,
+        sequence_classified: xlmstream.v1.classification_pb2.ClassifySequenceResponse | None = ...,
+        tokens_classified: xlmstream.v1.classification_pb2.ClassifyTokensResponse | None = ...,
+        question_answered: xlmstream.v1.question_answering_pb2.AnswerQuestionResponse | None = ...,
+        choice_made: xlmstream.v1.classification_pb2.ChooseMultipleResponse | None = ...,
+        scored: xlmstream.v1.scoring_pb2.ScoreResponse | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["candidate_finished", b"candidate_finished", "delta", b"delta", "detokenized", b"detokenized", "failed", b"failed", "finished", b"finished", "kind", b"kind", "started", b"started", "tokenized", b"tokenized"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["candidate_finished", b"candidate_finished", "delta", b"delta", "detokenized", b"detokenized", "failed", b"failed", "finished", b"finished", "kind", b"kind", "started", b"started", "tokenized", b"tokenized"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["started", "delta", "candidate_finished", "finished", "failed", "tokenized", "detokenized"] | None: ...
+    def HasField(self, field_name: typing.Literal["candidate_finished", b"candidate_finished", "choice_made", b"choice_made", "delta", b"delta", "detokenized", b"detokenized", "embedded", b"embedded", "failed", b"failed", "finished", b"finished", "kind", b"kind", "mask_filled", b"mask_filled", "question_answered", b"question_answered", "scored", b"scored", "sequence_classified", b"sequence_classified", "started", b"started", "tokenized", b"tokenized", "tokens_classified", b"tokens_classified"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["candidate_finished", b"candidate_finished", "choice_made", b"choice_made", "delta", b"delta", "detokenized", b"detokenized", "embedded", b"embedded", "failed", b"failed", "finished", b"finished", "kind", b"kind", "mask_filled", b"mask_filled", "question_answered", b"question_answered", "scored", b"scored", "sequence_classified", b"sequence_classified", "started", b"started", "tokenized", b"tokenized", "tokens_classified", b"tokens_classified"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["kind", b"kind"]) -> typing.Literal["started", "delta", "candidate_finished", "finished", "failed", "tokenized", "detokenized", "embedded", "mask_filled", "sequence_classified", "tokens_classified", "question_answered", "choice_made", "scored"] | None: ...
 
 global___Event = Event
 
