@@ -155,7 +155,7 @@ class Prose:
             if character == " ":
                 self._space = True
                 continue
-            if self._space and character not in ",.;:!?)" and self._last not in "'(¿¡":
+            if self._space and character not in ",.;:!?)'" and self._last not in "'(¿¡":
                 shown.append(" ")
             shown.append(character)
             self._last, self._space = character, False
