@@ -59,6 +59,7 @@ async def test_killing_one_of_two_workers_half_way_loses_and_repeats_nothing(
         solo.check(prompt, reading.ids)
         assert reading.text == solo.text(reading.ids)
     longest_s = max(reading.longest_pause_s for reading in readings)
+    print(f"longest pause {longest_s:.2f} s, {longest_s / lease_s:.2f} leases")
     assert lease_s / 2 < longest_s <= 1.5 * lease_s
     service.wait_clean()
 

@@ -13,6 +13,7 @@ class FakeBroker:
     """Gives what is in `queue`, remembers what it is told; `changed` wakes tests that wait."""
 
     renew_every_s = 0.02
+    reap_every_s = 0.02
 
     def __init__(self) -> None:
         self.changed = threading.Condition()

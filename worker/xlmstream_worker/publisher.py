@@ -75,7 +75,7 @@ class Publisher:
         self._take_unanswered = False  # rows may be ours already: they come with the next take
         self._away_since: float | None = None  # the broker
         self._fenced = False
-        self._renew_at = self._register_at = 0.0
+        self._renew_at = self._reap_at = self._register_at = 0.0
         self._draining = threading.Event()
         self._drain_until = float("inf")
 
@@ -113,7 +113,7 @@ class Publisher:
         self._take()
         self._found_broker()
         if not self._rows and not self._draining.is_set():
-            self._broker.wait(min(IDLE_WAIT_S, self._broker.renew_every_s))
+            self._broker.wait(min(IDLE_WAIT_S, self._broker.reap_every_s))
             # Look again even where no bell rang: what nobody was allowed to take may have become free.
             self._work_waits = True
 
@@ -186,8 +186,10 @@ class Publisher:
         now = time.monotonic()
         if now >= self._renew_at:
             self._broker.renew()
-            self._broker.reap()
             self._renew_at = now + self._broker.renew_every_s
+        if now >= self._reap_at:
+            self._broker.reap()
+            self._reap_at = now + self._broker.reap_every_s
         if now >= self._register_at:
             self._broker.register(self._card(len(self._rows), self._admission.room))
             self._register_at = now + REGISTER_EVERY_S
@@ -222,7 +224,7 @@ class Publisher:
         log.info("new life", extra=fields(worker=self._broker.begin()))
         self._fenced = self._take_unanswered = False
         self._work_waits = True
-        self._renew_at = self._register_at = 0.0
+        self._renew_at = self._reap_at = self._register_at = 0.0
 
     # The end
 

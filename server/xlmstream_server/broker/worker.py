@@ -35,7 +35,7 @@ class WorkerBroker:
 
     The publisher's loop: `publish` after each step (also without output, while rows run, to hear of cancellations);
     `take` when slots are free and `Published.waiting` is not 0; `renew` every `renew_every_s` as long as the decode
-    loop ticks; `reap` as often; `register` every few seconds; `wait` when nothing runs.
+    loop ticks; `reap` every `reap_every_s`; `register` every few seconds; `wait` when nothing runs.
     """
 
     def __init__(self, link: Link, worker_id: str, models: Sequence[str], lease_s: float, shards: int) -> None:
@@ -128,6 +128,11 @@ class WorkerBroker:
     def renew_every_s(self) -> float:
         """A third of the lease."""
         return self._lease_s / 3
+
+    @property
+    def reap_every_s(self) -> float:
+        """A tenth of the lease: what the work of a dead worker waits for beyond its lease."""
+        return self._lease_s / 10
 
     @property
     def held(self) -> tuple[str, ...]:
