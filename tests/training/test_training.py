@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from xlmstream_worker.training.checkpoint import UsedSchedule, load_state, read_schedules
+from xlmstream_worker.training.checkpoint import Stage, load_state, read_stages
 from xlmstream_worker.training.models import new_model
 from xlmstream_worker.training.optimizer import build_optimizers
 from xlmstream_worker.training.pipeline import run_recipe
@@ -87,14 +87,17 @@ def test_a_run_starts_from_the_weights_it_is_given(toy_file: Path, tmp_path: Pat
     assert torch.equal(started.transformer.embeddings.weight, body.transformer.embeddings.weight)
 
 
-def test_schedules_are_written_down_when_a_run_is_resumed_with_another(
+def test_stages_are_written_down_when_a_run_is_resumed_by_another_recipe(
     toy_file: Path, tmp_path: Path, make_recipe: MakeRecipe
 ) -> None:
     first, second = make_recipe(schedule=SCHEDULE), make_recipe(schedule=SCHEDULE | {"steps": 10, "hold": 0.5})
     run_recipe(first, [toy_file], tmp_path, Sitting(until=3))
     run_recipe(first, [toy_file], tmp_path, Sitting(until=5))
     run_recipe(second, [toy_file], tmp_path, Sitting())
-    assert read_schedules(tmp_path) == [UsedSchedule(0, first.schedule), UsedSchedule(5, second.schedule)]
+    assert read_stages(tmp_path) == [
+        Stage(0, first.schedule, first.objectives),
+        Stage(5, second.schedule, second.objectives),
+    ]
 
 
 def test_time_is_up_leaves_a_run_to_be_continued(toy_file: Path, tmp_path: Path, make_recipe: MakeRecipe) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from xlmstream_worker.xlm import XLMConfig
 from xlmstream_worker.xlm.checkpoint import read_weights
 
+from .checkpoint import Stage
 from .export import Training, read_training
 from .figures import NAMES, causal_figures, language_figures, masked_figures, tag_figures
 from .recipe import Recipe
@@ -102,12 +103,16 @@ def _recipe(training: Training) -> str:
 
 
 def _changes(training: Training) -> str:
-    """What to say of a run that was resumed with another schedule than it began with."""
-    used = training.schedules
-    if len(used) < 2:
+    """What to say of a run that was resumed by another recipe than it began with."""
+    if len(training.stages) < 2:
         return ""
-    parts = ", ".join(f"from step {entry.from_step:,} one of {entry.schedule.steps:,} steps" for entry in used)
-    return f" The schedule was changed on the way: {parts} (`schedules.json`)."
+    parts = "; ".join(f"from step {stage.from_step:,} {_stage(stage)}" for stage in training.stages)
+    return f" The recipe was changed on the way (`stages.json`): {parts}."
+
+
+def _stage(stage: Stage) -> str:
+    objectives = ", ".join(_objective(name, entry.weight, entry.every) for name, entry in stage.objectives.items())
+    return f"{objectives}, a schedule of {stage.schedule.steps:,} steps"
 
 
 def _filled(text: str) -> str:

@@ -3,7 +3,7 @@
     RUN/state/model.safetensors       parameters
     RUN/state/optimizers.safetensors  moments, named `<optimizer>.<parameter index>.<what>`
     RUN/state/state.json              step, best validation loss, and what the run has used so far
-    RUN/schedules.json                the schedules it was trained by (for the record; not needed to resume)
+    RUN/stages.json                   schedules and objectives it was trained by (for the record; not needed to resume)
 
 A checkpoint is written beside the old one and then takes its place: a crash leaves one or the other.
 """
@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .recipe import Schedule
+from .recipe import Objective, Recipe, Schedule
 
 STATE = "state"
-SCHEDULES = "schedules.json"
+STAGES = "stages.json"
 
 
 @dataclass
@@ -38,11 +38,12 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class UsedSchedule:
-    """A schedule and the first step it was used for."""
+class Stage:
+    """What a run was trained by from step `from_step` on."""
 
     from_step: int
     schedule: Schedule
+    objectives: dict[str, Objective]
 
 
 def save_state(run: Path, model: nn.Module, optimizers: dict[str, Optimizer], progress: Progress) -> None:
@@ -80,21 +81,29 @@ def load_state(run: Path, model: nn.Module, optimizers: dict[str, Optimizer]) ->
     return Progress(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
 
 
-def note_schedule(run: Path, step: int, schedule: Schedule) -> None:
-    """Write down in RUN/schedules.json that `schedule` holds from `step` on: a resumed run may be given another one."""
+def note_stage(run: Path, step: int, recipe: Recipe) -> None:
+    """Write down in RUN/stages.json what holds from `step` on: a resumed run may be given another recipe."""
     run.mkdir(parents=True, exist_ok=True)
-    used = [entry for entry in read_schedules(run) if entry.from_step < step]
-    if not used or used[-1].schedule != schedule:
-        used.append(UsedSchedule(step, schedule))
-    document = [dataclasses.asdict(entry) for entry in used]
-    (run / SCHEDULES).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    stages = [stage for stage in read_stages(run) if stage.from_step < step]
+    fresh = Stage(step, recipe.schedule, recipe.objectives)
+    if not stages or dataclasses.replace(stages[-1], from_step=step) != fresh:
+        stages.append(fresh)
+    document = [dataclasses.asdict(stage) for stage in stages]
+    (run / STAGES).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def read_schedules(run: Path) -> list[UsedSchedule]:
-    """The schedules of a run (or of an exported model), in the order of their use."""
-    path = run / SCHEDULES
+def read_stages(run: Path) -> list[Stage]:
+    """The stages of a run (or of an exported model), in their order."""
+    path = run / STAGES
     entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return [UsedSchedule(entry["from_step"], Schedule(**entry["schedule"])) for entry in entries]
+    return [
+        Stage(
+            entry["from_step"],
+            Schedule(**entry["schedule"]),
+            {name: Objective(**values) for name, values in entry["objectives"].items()},
+        )
+        for entry in entries
+    ]
 
 
 def _moments(optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:

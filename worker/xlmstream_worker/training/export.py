@@ -11,7 +11,7 @@ import torch
 from xlmstream_worker.xlm import XLMTokenizer
 from xlmstream_worker.xlm.head import XLMModelWithHead
 
-from .checkpoint import SCHEDULES, STATE, Progress, UsedSchedule, read_schedules
+from .checkpoint import STAGES, STATE, Progress, Stage, read_stages
 from .curve import write_curve
 from .models import BASE_LANGUAGE, CLASSES
 from .pipeline import run_of
@@ -22,11 +22,11 @@ UNTRAINED_BEGIN_ID = 0
 
 @dataclass(frozen=True)
 class Training:
-    """How a shipped model came about: `training.json` and `schedules.json` beside the weights."""
+    """How a shipped model came about: `training.json` and `stages.json` beside the weights."""
 
     recipe: Recipe
     progress: Progress
-    schedules: list[UsedSchedule]
+    stages: list[Stage]
 
 
 def export_model(run: Path, directory: Path) -> None:
@@ -48,7 +48,7 @@ def export_model(run: Path, directory: Path) -> None:
         serving["default_language"] = BASE_LANGUAGE if BASE_LANGUAGE in recipe.languages else min(recipe.languages)
     _write_json(directory / "xlmstream.json", serving)
     write_curve(run, directory / "curve.svg", recipe.name)
-    shutil.copy(run / SCHEDULES, directory / SCHEDULES)
+    shutil.copy(run / STAGES, directory / STAGES)
     progress = json.loads((run / STATE / "state.json").read_text(encoding="utf-8"))
     _write_json(directory / "training.json", {"recipe": to_document(recipe), "progress": progress})
 
@@ -56,7 +56,7 @@ def export_model(run: Path, directory: Path) -> None:
 def read_training(directory: Path) -> Training:
     """What `export_model` noted of the training."""
     values = json.loads((directory / "training.json").read_text(encoding="utf-8"))
-    return Training(recipe_from(values["recipe"]), Progress(**values["progress"]), read_schedules(directory))
+    return Training(recipe_from(values["recipe"]), Progress(**values["progress"]), read_stages(directory))
 
 
 def _write_json(path: Path, values: object) -> None:

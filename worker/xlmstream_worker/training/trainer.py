@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from xlmstream_worker.xlm.pretrained import PreTrainedXLM
 
 from .batches import Batch, PairBatch
-from .checkpoint import Progress, load_state, note_schedule, save_state
+from .checkpoint import Progress, load_state, note_stage, save_state
 from .optimizer import build_optimizers, clip_gradients, learning_rate, set_learning_rate
 from .recipe import Recipe
 
@@ -88,11 +88,11 @@ def train(
     """Train `model` from the state in `run`, or from step 0, and leave it at the last step reached.
 
     `validate` returns losses in nats by name; their mean decides which weights are kept in RUN/best.
-    RUN/log.jsonl gets one line every ten steps and one per validation; RUN/schedules.json says what schedules held.
+    RUN/log.jsonl gets one line every ten steps and one per validation; RUN/stages.json says what recipe held when.
     """
     optimizers = build_optimizers(model, recipe.schedule)
     progress = load_state(run, model, optimizers)
-    note_schedule(run, progress.step, recipe.schedule)
+    note_stage(run, progress.step, recipe)
     last = min(recipe.schedule.steps, sitting.until or recipe.schedule.steps)
     sat_down = saved = time.monotonic()
     log = _Log(run, progress.step)
