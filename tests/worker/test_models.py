@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
+import pytest
 from worker.toy import POSITIONS, make_model
 from xlmstream.v1.common_pb2 import TASK_DETOKENIZE, TASK_EMBED, TASK_GENERATE, TASK_SCORE, TASK_TOKENIZE
 from xlmstream.v1.models_pb2 import INPUT_FORMAT_HUGGINGFACE, INPUT_FORMAT_ORIGINAL, Model
@@ -39,11 +41,16 @@ def test_input_formats_begin_with_their_token(toy: LoadedModel, toy_directory: P
     assert toy.end_id == other.end_id == toy.tokenizer.convert_tokens_to_ids("</s>")
 
 
-def test_the_causal_override(tmp_path: Path) -> None:
+def test_the_causal_override(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     directory = make_model(tmp_path / "toy")
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"causal": False}))
-    assert card(directory, causal=True).causal
+    (directory / "xlmstream.json").unlink(missing_ok=True)
+    with caplog.at_level(logging.INFO):
+        assert card(directory, causal=True).causal
+        assert "--causal true" not in caplog.text
+        assert not card(directory).causal
+        assert "--causal true" in caplog.text
 
 
 def test_the_default_language(toy_directory: Path, tmp_path: Path) -> None:

@@ -131,6 +131,12 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
         model.path, config=config, dtype=dtype, device=device.device, output_loading_info=True
     )
     tasks = _tasks(model.name, network, report, tokenizer)
+    if isinstance(network, XLMWithLMHeadModel) and not config.causal and model.causal is None:
+        # The published xlm-clm-* checkpoints say so too, and are not.
+        log.info(
+            "served as a masked model, as config.json says; one trained to continue text needs --causal true",
+            extra=fields(model=model.name),
+        )
     classifies = TASK_CLASSIFY_SEQUENCE in tasks
     labelled = classifies or TASK_CLASSIFY_TOKENS in tasks
     card = Model(
