@@ -116,12 +116,12 @@ def _stage(stage: Stage) -> str:
 
 
 def _filled(text: str) -> str:
-    return textwrap.fill(" ".join(text.split()), WIDTH) + "\n"
+    return textwrap.fill(" ".join(text.split()), WIDTH, break_on_hyphens=False) + "\n"
 
 
 def _objective(name: str, weight: float, every: int) -> str:
     title = name.upper() if name in ("clm", "mlm", "tlm") else {"ranking": "translation ranking"}.get(name, name)
-    often = f" in every {every}th step" if every > 1 else ""
+    often = f" in one step of {every}" if every > 1 else ""
     return f"{title}{often}" if weight == 1 else f"{title} (weight {weight:g}){often}"
 
 
