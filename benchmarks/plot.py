@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 
 COLOURS = ("#9aa5b1", "#5b7c99", "#2f855a", "#68b586")
-NAMES = ("transformers 4", "transformers 5", "ours, MASK_APPEND (same ids)", "ours, NEXT_TOKEN")
+NAMES = ("transformers 4", "transformers 5", "ours, same ids", "ours, next token")
 BAR, GAP, LEFT, WIDTH = 18, 26, 150, 760
 
 
