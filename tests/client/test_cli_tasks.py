@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,6 +123,22 @@ def test_progress_is_shown_to_a_person_whose_results_go_elsewhere(
     err = capsys.readouterr().err
     assert re.search(r"\r\033\[K2 done, \d+/s", err)
     assert re.search(r"3 done, \d+/s, 1 failed\r\033\[K$", err)
+
+
+def test_a_file_gives_a_bar(
+    xlmstream: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("xlmstream.cli.progress.PATIENCE_S", 0.0)
+    monkeypatch.setattr("xlmstream.cli.progress.EVERY_S", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    (tmp_path / "lines").write_text("a\nb\nbad\nc", encoding="utf-8")
+    with (tmp_path / "lines").open(encoding="utf-8") as lines:
+        monkeypatch.setattr(sys, "stdin", lines)
+        assert xlmstream("score") == 2
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 4  # the heading and three scores: counting took nothing away
+    assert re.search(r"\r\033\[K\[#{12}\.{12}\]  50%  2 of 4, \d+/s, \d+ s left", err)
+    assert re.search(r"\[#{24}\] 100%  4 of 4, \d+/s, 0 s left, 1 failed\r\033\[K$", err)
 
 
 def test_no_progress_in_a_pipe(

@@ -19,7 +19,7 @@ from xlmstream_worker.xlm import XLMConfig, XLMForTokenClassification
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 # All 7,688 take about 100 s: XLMSTREAM_SENTENCES=7688.
-SENTENCES = int(os.environ.get("XLMSTREAM_SENTENCES", "1200"))
+SENTENCES = int(os.environ.get("XLMSTREAM_SENTENCES", "2000"))
 PER_REQUEST = 40
 LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from xlmstream.cli.commands import connect, given_keywords, print_json, texts_of
 from xlmstream.cli.failures import explain
-from xlmstream.cli.progress import Progress
+from xlmstream.cli.progress import Progress, lines_of_stdin
 from xlmstream.errors import InvalidInput
 from xlmstream.results import Answers, Choice, Classification, Embedding, FilledMask, Score, Tagging
 from xlmstream.tasks import TASKS, Choices, Question, TextPair
@@ -46,9 +46,10 @@ def run(name: str, arguments: argparse.Namespace) -> int:
     layout, worst, headed = LAYOUTS[name], 0, False
     keywords = given_keywords(arguments, TASKS[name].keywords.__annotations__)
     keywords.pop("request_id", None)
+    given = getattr(arguments, "texts", None) or getattr(arguments, "question", None)
     with (
         connect(arguments) as client,
-        Progress() as progress,
+        Progress(lambda: None if given else lines_of_stdin()) as progress,
         client.map(  # type: ignore[call-overload]  # the name is a variable
             name, layout.inputs(arguments), max_in_flight=IN_FLIGHT, timeout_s=arguments.timeout, **keywords
         ) as stream,
