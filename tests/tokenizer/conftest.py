@@ -75,11 +75,11 @@ def fresh(toy_directory: Path, transformers_tokenizer: Any) -> Sides:
 
 @pytest.fixture(scope="session")
 def all_sentences() -> list[tuple[str, str]]:
-    """(language, text): our own, and of the published ones, where they are, every third (all of them: see `effort`)."""
+    """(language, text): our own, and all the published ones where they are."""
     rows = [(lang, text) for lang, texts in SENTENCES.items() for text in texts]
     if SHARED.is_dir():
         lines = (SHARED / "sentences.jsonl").read_text(encoding="utf-8").splitlines()
-        rows += [(row["lang"], row["text"]) for row in map(json.loads, lines[:: 1 if effort.DEEP else 3])]
+        rows += [(row["lang"], row["text"]) for row in map(json.loads, lines)]
     return rows
 
 
@@ -87,4 +87,4 @@ def all_sentences() -> list[tuple[str, str]]:
 def sentences(all_sentences: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Our own, and a part of the published ones, for tests that look at each in several ways."""
     own = len(ALL_SENTENCES)
-    return all_sentences[:own] + all_sentences[own::4]
+    return all_sentences[:own] + all_sentences[own :: 4 if effort.DEEP else 12]
