@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19xlmstream/v1/common.proto\x12\x0cxlmstream.v1\"\xc6\x01\n\x0eRequestOptions\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12(\n\x08priority\x18\x03 \x01(\x0e\x32\x16.xlmstream.v1.Priority\x12,\n\ntruncation\x18\x04 \x01(\x0e\x32\x18.xlmstream.v1.Truncation\x12\x39\n\x11\x64isconnect_policy\x18\x05 \x01(\x0e\x32\x1e.xlmstream.v1.DisconnectPolicy\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x94\x01\n\tTextInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12+\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x16.xlmstream.v1.TokenIdsH\x00\x12\x15\n\x08language\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x1c\n\x14\x61llow_special_tokens\x18\x04 \x01(\x08\x42\x08\n\x06sourceB\x0b\n\t_language\">\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\x12\r\n\x05piece\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"|\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x13\n\x0btokenize_us\x18\x02 \x01(\x04\x12\x12\n\ncompute_us\x18\x03 \x01(\x04\x12\x10\n\x08total_us\x18\x04 \x01(\x04\x12\x11\n\tworker_id\x18\x05 \x01(\t\x12\x12\n\nbatch_size\x18\x06 \x01(\r*\xf5\x01\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x11\n\rTASK_GENERATE\x10\x01\x12\x11\n\rTASK_TOKENIZE\x10\x02\x12\x13\n\x0fTASK_DETOKENIZE\x10\x03\x12\x0e\n\nTASK_EMBED\x10\x04\x12\x12\n\x0eTASK_FILL_MASK\x10\x05\x12\x1a\n\x16TASK_CLASSIFY_SEQUENCE\x10\x06\x12\x18\n\x14TASK_CLASSIFY_TOKENS\x10\x07\x12\x18\n\x14TASK_ANSWER_QUESTION\x10\x08\x12\x18\n\x14TASK_CHOOSE_MULTIPLE\x10\t\x12\x0e\n\nTASK_SCORE\x10\n*h\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x15\n\x11PRIORITY_STANDARD\x10\x02\x12\x11\n\rPRIORITY_BULK\x10\x03*\\\n\nTruncation\x12\x1a\n\x16TRUNCATION_UNSPECIFIED\x10\x00\x12\x19\n\x15TRUNCATION_KEEP_START\x10\x01\x12\x17\n\x13TRUNCATION_KEEP_END\x10\x02*q\n\x10\x44isconnectPolicy\x12!\n\x1d\x44ISCONNECT_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44ISCONNECT_POLICY_CANCEL\x10\x01\x12\x1c\n\x18\x44ISCONNECT_POLICY_DETACH\x10\x02*\xd1\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x1a\n\x16\x46INISH_REASON_DEADLINE\x10\x05\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19xlmstream/v1/common.proto\x12\x0cxlmstream.v1\"\xc6\x01\n\x0eRequestOptions\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12(\n\x08priority\x18\x03 \x01(\x0e\x32\x16.xlmstream.v1.Priority\x12,\n\ntruncation\x18\x04 \x01(\x0e\x32\x18.xlmstream.v1.Truncation\x12\x39\n\x11\x64isconnect_policy\x18\x05 \x01(\x0e\x32\x1e.xlmstream.v1.DisconnectPolicy\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\x94\x01\n\tTextInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12+\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x16.xlmstream.v1.TokenIdsH\x00\x12\x15\n\x08language\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x1c\n\x14\x61llow_special_tokens\x18\x04 \x01(\x08\x42\x08\n\x06sourceB\x0b\n\t_language\">\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\x12\r\n\x05piece\x18\x02 \x01(\t\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\r\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rcached_tokens\x18\x03 \x01(\r\"|\n\x06Timing\x12\x10\n\x08queue_us\x18\x01 \x01(\x04\x12\x13\n\x0btokenize_us\x18\x02 \x01(\x04\x12\x12\n\ncompute_us\x18\x03 \x01(\x04\x12\x10\n\x08total_us\x18\x04 \x01(\x04\x12\x11\n\tworker_id\x18\x05 \x01(\t\x12\x12\n\nbatch_size\x18\x06 \x01(\r*\x89\x02\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\x11\n\rTASK_GENERATE\x10\x01\x12\x11\n\rTASK_TOKENIZE\x10\x02\x12\x13\n\x0fTASK_DETOKENIZE\x10\x03\x12\x0e\n\nTASK_EMBED\x10\x04\x12\x12\n\x0eTASK_FILL_MASK\x10\x05\x12\x1a\n\x16TASK_CLASSIFY_SEQUENCE\x10\x06\x12\x18\n\x14TASK_CLASSIFY_TOKENS\x10\x07\x12\x18\n\x14TASK_ANSWER_QUESTION\x10\x08\x12\x18\n\x14TASK_CHOOSE_MULTIPLE\x10\t\x12\x0e\n\nTASK_SCORE\x10\n\x12\x12\n\x0eTASK_TRANSLATE\x10\x0b*h\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x15\n\x11PRIORITY_STANDARD\x10\x02\x12\x11\n\rPRIORITY_BULK\x10\x03*\\\n\nTruncation\x12\x1a\n\x16TRUNCATION_UNSPECIFIED\x10\x00\x12\x19\n\x15TRUNCATION_KEEP_START\x10\x01\x12\x17\n\x13TRUNCATION_KEEP_END\x10\x02*q\n\x10\x44isconnectPolicy\x12!\n\x1d\x44ISCONNECT_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44ISCONNECT_POLICY_CANCEL\x10\x01\x12\x1c\n\x18\x44ISCONNECT_POLICY_DETACH\x10\x02*\xd1\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1f\n\x1b\x46INISH_REASON_STOP_SEQUENCE\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04\x12\x1a\n\x16\x46INISH_REASON_DEADLINE\x10\x05\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,15 +32,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'xlmstream.v1.common_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TASK']._serialized_start=693
-  _globals['_TASK']._serialized_end=938
-  _globals['_PRIORITY']._serialized_start=940
-  _globals['_PRIORITY']._serialized_end=1044
-  _globals['_TRUNCATION']._serialized_start=1046
-  _globals['_TRUNCATION']._serialized_end=1138
-  _globals['_DISCONNECTPOLICY']._serialized_start=1140
-  _globals['_DISCONNECTPOLICY']._serialized_end=1253
-  _globals['_FINISHREASON']._serialized_start=1256
-  _globals['_FINISHREASON']._serialized_end=1465
+  _globals['_TASK']._serialized_end=958
+  _globals['_PRIORITY']._serialized_start=960
+  _globals['_PRIORITY']._serialized_end=1064
+  _globals['_TRUNCATION']._serialized_start=1066
+  _globals['_TRUNCATION']._serialized_end=1158
+  _globals['_DISCONNECTPOLICY']._serialized_start=1160
+  _globals['_DISCONNECTPOLICY']._serialized_end=1273
+  _globals['_FINISHREASON']._serialized_start=1276
+  _globals['_FINISHREASON']._serialized_end=1485
   _globals['_REQUESTOPTIONS']._serialized_start=44
   _globals['_REQUESTOPTIONS']._serialized_end=242
   _globals['_TOKENIDS']._serialized_start=244

@@ -46,6 +46,8 @@ class _TaskEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeW
     """Which of several continuations fits a text best: ChooseMultiple."""
     TASK_SCORE: _Task.ValueType  # 10
     """How probable a text is, token by token: Score."""
+    TASK_TRANSLATE: _Task.ValueType  # 11
+    """Render a text in another language: Translate, TranslateStream."""
 
 class Task(_Task, metaclass=_TaskEnumTypeWrapper):
     """A kind of work that a served model can do. A model lists its tasks in Model.tasks; asking for another one
@@ -73,6 +75,8 @@ TASK_CHOOSE_MULTIPLE: Task.ValueType  # 9
 """Which of several continuations fits a text best: ChooseMultiple."""
 TASK_SCORE: Task.ValueType  # 10
 """How probable a text is, token by token: Score."""
+TASK_TRANSLATE: Task.ValueType  # 11
+"""Render a text in another language: Translate, TranslateStream."""
 global___Task = Task
 
 class _Priority:

@@ -58,9 +58,29 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 16
     """ALREADY_EXISTS. The request_id was used with other content. Do not retry."""
     ERROR_REASON_CANCELLED: _ErrorReason.ValueType  # 17
-    """CANCELLED. The request was cancelled, by its caller or by CancelRequest."""
+    """CANCELLED. The request was cancelled, by its caller or by CancelRequest; or a call, as its caller read nothing for
+    long, with RetryInfo where it may go on from its cursor.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 18
     """INTERNAL. A defect of the service. The execution id finds it in the logs."""
+    ERROR_REASON_JOB_NOT_FOUND: _ErrorReason.ValueType  # 19
+    """NOT_FOUND. No such job is known, or its time is over."""
+    ERROR_REASON_JOB_ID_REUSED: _ErrorReason.ValueType  # 20
+    """ALREADY_EXISTS. A job of this job_id exists and was made with other content. Do not retry."""
+    ERROR_REASON_JOB_STATE: _ErrorReason.ValueType  # 21
+    """FAILED_PRECONDITION. The state of the job forbids this, for example adding items to a sealed one. Metadata:
+    "state", a JobState without its prefix. Do not retry.
+    """
+    ERROR_REASON_UPLOAD_GAP: _ErrorReason.ValueType  # 22
+    """OUT_OF_RANGE. Items are missing, before those of an upload or before a seal. Metadata:
+    "items_committed", from where to continue.
+    """
+    ERROR_REASON_CHECKSUM_MISMATCH: _ErrorReason.ValueType  # 23
+    """DATA_LOSS. A chunk of an upload arrived damaged; nothing of it was committed. Continue from Job.items_committed."""
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 24
+    """RESOURCE_EXHAUSTED. The caller's jobs hold as many bytes as its quota allows. A QuotaFailure names the quota,
+    RetryInfo says when to try again; deleting jobs makes room at once.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every error carries a google.rpc.ErrorInfo in its google.rpc.Status details: `domain` is "xlmstream", `reason` is one
@@ -104,7 +124,27 @@ ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 15
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 16
 """ALREADY_EXISTS. The request_id was used with other content. Do not retry."""
 ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 17
-"""CANCELLED. The request was cancelled, by its caller or by CancelRequest."""
+"""CANCELLED. The request was cancelled, by its caller or by CancelRequest; or a call, as its caller read nothing for
+long, with RetryInfo where it may go on from its cursor.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 18
 """INTERNAL. A defect of the service. The execution id finds it in the logs."""
+ERROR_REASON_JOB_NOT_FOUND: ErrorReason.ValueType  # 19
+"""NOT_FOUND. No such job is known, or its time is over."""
+ERROR_REASON_JOB_ID_REUSED: ErrorReason.ValueType  # 20
+"""ALREADY_EXISTS. A job of this job_id exists and was made with other content. Do not retry."""
+ERROR_REASON_JOB_STATE: ErrorReason.ValueType  # 21
+"""FAILED_PRECONDITION. The state of the job forbids this, for example adding items to a sealed one. Metadata:
+"state", a JobState without its prefix. Do not retry.
+"""
+ERROR_REASON_UPLOAD_GAP: ErrorReason.ValueType  # 22
+"""OUT_OF_RANGE. Items are missing, before those of an upload or before a seal. Metadata:
+"items_committed", from where to continue.
+"""
+ERROR_REASON_CHECKSUM_MISMATCH: ErrorReason.ValueType  # 23
+"""DATA_LOSS. A chunk of an upload arrived damaged; nothing of it was committed. Continue from Job.items_committed."""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 24
+"""RESOURCE_EXHAUSTED. The caller's jobs hold as many bytes as its quota allows. A QuotaFailure names the quota,
+RetryInfo says when to try again; deleting jobs makes room at once.
+"""
 global___ErrorReason = ErrorReason

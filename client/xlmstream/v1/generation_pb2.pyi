@@ -147,7 +147,10 @@ class GenerationParameters(google.protobuf.message.Message):
     the model's own, before penalties and temperature. Default: none are reported.
     """
     echo: builtins.bool
-    """Begin the text of every candidate with the prompt's. Default false. Prompts of ids are echoed as they detokenise."""
+    """Begin the text of every candidate with the prompt's. Default false. Prompts of ids are echoed as they detokenise.
+    What is echoed is text alone: it has no part in token_ids, and so no log-probabilities, in Usage.completion_tokens or
+    in max_new_tokens. The log-probabilities of a prompt's own tokens are what Score gives.
+    """
     decoding_mode: xlmstream.v1.models_pb2.DecodingMode.ValueType
     """At which position the next token is read: one of Model.decoding_modes, otherwise INVALID_ARGUMENT. Default: the first
     of them, DECODING_MODE_NEXT_TOKEN of causal models and DECODING_MODE_MASK_APPEND of masked ones.
@@ -281,11 +284,14 @@ class Candidate(google.protobuf.message.Message):
     TOKEN_IDS_FIELD_NUMBER: builtins.int
     FINISH_REASON_FIELD_NUMBER: builtins.int
     LOGPROBS_FIELD_NUMBER: builtins.int
+    SCORE_FIELD_NUMBER: builtins.int
     index: builtins.int
     """0 for the first candidate."""
     text: builtins.str
-    """The text, without the prompt, the end-of-sequence token and the stop string."""
+    """The text, without the end-of-sequence token and the stop string, and without the prompt unless echo was set."""
     finish_reason: xlmstream.v1.common_pb2.FinishReason.ValueType
+    score: builtins.float
+    """What beam search ranks candidates by: the summed log-probability / length ^ length_penalty. Set with num_beams."""
     @property
     def token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """The ids generated, the end-of-sequence token and those of the stop string included."""
@@ -302,8 +308,11 @@ class Candidate(google.protobuf.message.Message):
         token_ids: collections.abc.Iterable[builtins.int] | None = ...,
         finish_reason: xlmstream.v1.common_pb2.FinishReason.ValueType = ...,
         logprobs: collections.abc.Iterable[global___TokenLogprobs] | None = ...,
+        score: builtins.float | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "text", b"text", "token_ids", b"token_ids"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_score", b"_score", "score", b"score"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_score", b"_score", "finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "score", b"score", "text", b"text", "token_ids", b"token_ids"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_score", b"_score"]) -> typing.Literal["score"] | None: ...
 
 global___Candidate = Candidate
 
@@ -496,15 +505,21 @@ class CandidateFinished(google.protobuf.message.Message):
 
     CANDIDATE_FIELD_NUMBER: builtins.int
     FINISH_REASON_FIELD_NUMBER: builtins.int
+    SCORE_FIELD_NUMBER: builtins.int
     candidate: builtins.int
     finish_reason: xlmstream.v1.common_pb2.FinishReason.ValueType
+    score: builtins.float
+    """As Candidate.score."""
     def __init__(
         self,
         *,
         candidate: builtins.int = ...,
         finish_reason: xlmstream.v1.common_pb2.FinishReason.ValueType = ...,
+        score: builtins.float | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["candidate", b"candidate", "finish_reason", b"finish_reason"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_score", b"_score", "score", b"score"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_score", b"_score", "candidate", b"candidate", "finish_reason", b"finish_reason", "score", b"score"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_score", b"_score"]) -> typing.Literal["score"] | None: ...
 
 global___CandidateFinished = CandidateFinished
 

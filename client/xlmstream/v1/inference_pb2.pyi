@@ -159,7 +159,7 @@ class CancelRequestRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     EXECUTION_ID_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """RequestOptions.request_id of the request. Stops every input of a Generate call."""
+    """RequestOptions.request_id of the request. Stops every input of a Generate or Translate call."""
     execution_id: builtins.str
     """The server's name of the request."""
     def __init__(
@@ -433,8 +433,8 @@ class InferOpen(google.protobuf.message.Message):
     """Whether outputs come in the order of their items. Default false: as they are ready."""
     @property
     def options(self) -> xlmstream.v1.common_pb2.RequestOptions:
-        """model, priority and truncation apply to each item. With a request_id, each generate item has the key
-        "<request_id>.<correlation_id>" of its own: sent again over another stream it joins its first sending; the other
+        """model, priority and truncation apply to each item. With a request_id, each generate and translate item has the
+        key "<request_id>.<correlation_id>" of its own: sent again over another stream it joins its first sending; the other
         tasks run again, with the same results. disconnect_policy says what becomes of such items when the call is dropped;
         without a request_id, and for the other tasks, that is CANCEL.
         """
@@ -469,6 +469,7 @@ class InferItem(google.protobuf.message.Message):
     SCORE_FIELD_NUMBER: builtins.int
     TOKENIZE_FIELD_NUMBER: builtins.int
     DETOKENIZE_FIELD_NUMBER: builtins.int
+    TRANSLATE_FIELD_NUMBER: builtins.int
     correlation_id: builtins.int
     """The caller's number of the item, told with all that comes of it. Unique among the unfinished items of the stream;
     otherwise the call ends with INVALID_ARGUMENT.
@@ -493,6 +494,8 @@ class InferItem(google.protobuf.message.Message):
     def tokenize(self) -> global___TokenizeItem: ...
     @property
     def detokenize(self) -> global___DetokenizeItem: ...
+    @property
+    def translate(self) -> global___TranslateItem: ...
     def __init__(
         self,
         *,
@@ -507,10 +510,11 @@ class InferItem(google.protobuf.message.Message):
         score: global___ScoreItem | None = ...,
         tokenize: global___TokenizeItem | None = ...,
         detokenize: global___DetokenizeItem | None = ...,
+        translate: global___TranslateItem | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["answer_question", b"answer_question", "choose_multiple", b"choose_multiple", "classify_sequence", b"classify_sequence", "classify_tokens", b"classify_tokens", "detokenize", b"detokenize", "embed", b"embed", "fill_mask", b"fill_mask", "generate", b"generate", "score", b"score", "task", b"task", "tokenize", b"tokenize"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["answer_question", b"answer_question", "choose_multiple", b"choose_multiple", "classify_sequence", b"classify_sequence", "classify_tokens", b"classify_tokens", "correlation_id", b"correlation_id", "detokenize", b"detokenize", "embed", b"embed", "fill_mask", b"fill_mask", "generate", b"generate", "score", b"score", "task", b"task", "tokenize", b"tokenize"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["task", b"task"]) -> typing.Literal["generate", "embed", "fill_mask", "classify_sequence", "classify_tokens", "answer_question", "choose_multiple", "score", "tokenize", "detokenize"] | None: ...
+    def HasField(self, field_name: typing.Literal["answer_question", b"answer_question", "choose_multiple", b"choose_multiple", "classify_sequence", b"classify_sequence", "classify_tokens", b"classify_tokens", "detokenize", b"detokenize", "embed", b"embed", "fill_mask", b"fill_mask", "generate", b"generate", "score", b"score", "task", b"task", "tokenize", b"tokenize", "translate", b"translate"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["answer_question", b"answer_question", "choose_multiple", b"choose_multiple", "classify_sequence", b"classify_sequence", "classify_tokens", b"classify_tokens", "correlation_id", b"correlation_id", "detokenize", b"detokenize", "embed", b"embed", "fill_mask", b"fill_mask", "generate", b"generate", "score", b"score", "task", b"task", "tokenize", b"tokenize", "translate", b"translate"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["task", b"task"]) -> typing.Literal["generate", "embed", "fill_mask", "classify_sequence", "classify_tokens", "answer_question", "choose_multiple", "score", "tokenize", "detokenize", "translate"] | None: ...
 
 global___InferItem = InferItem
 
@@ -745,6 +749,39 @@ class DetokenizeItem(google.protobuf.message.Message):
 global___DetokenizeItem = DetokenizeItem
 
 @typing.final
+class TranslateItem(google.protobuf.message.Message):
+    """One text of Translate."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INPUT_FIELD_NUMBER: builtins.int
+    TARGET_LANGUAGE_FIELD_NUMBER: builtins.int
+    PARAMETERS_FIELD_NUMBER: builtins.int
+    DELTAS_FIELD_NUMBER: builtins.int
+    target_language: builtins.str
+    """As TranslateRequest.target_language."""
+    deltas: builtins.bool
+    """As GenerateItem.deltas."""
+    @property
+    def input(self) -> xlmstream.v1.common_pb2.TextInput:
+        """With its language."""
+
+    @property
+    def parameters(self) -> xlmstream.v1.generation_pb2.GenerationParameters: ...
+    def __init__(
+        self,
+        *,
+        input: xlmstream.v1.common_pb2.TextInput | None = ...,
+        target_language: builtins.str = ...,
+        parameters: xlmstream.v1.generation_pb2.GenerationParameters | None = ...,
+        deltas: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["input", b"input", "parameters", b"parameters"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["deltas", b"deltas", "input", b"input", "parameters", b"parameters", "target_language", b"target_language"]) -> None: ...
+
+global___TranslateItem = TranslateItem
+
+@typing.final
 class InferCancel(google.protobuf.message.Message):
     """Ends items before their time; each gets an output with the error CANCELLED, unless its output is on the way already."""
 
@@ -803,7 +840,7 @@ class InferEvent(google.protobuf.message.Message):
 
     @property
     def delta(self) -> global___InferDelta:
-        """More of one generation."""
+        """More of one generation or translation."""
 
     @property
     def credit(self) -> global___InferCredit:
@@ -866,6 +903,7 @@ class InferOutput(google.protobuf.message.Message):
     SCORE_FIELD_NUMBER: builtins.int
     TOKENIZE_FIELD_NUMBER: builtins.int
     DETOKENIZE_FIELD_NUMBER: builtins.int
+    TRANSLATE_FIELD_NUMBER: builtins.int
     correlation_id: builtins.int
     @property
     def error(self) -> google.rpc.status_pb2.Status:
@@ -893,6 +931,8 @@ class InferOutput(google.protobuf.message.Message):
     def tokenize(self) -> global___TokenizeResult: ...
     @property
     def detokenize(self) -> global___DetokenizeResult: ...
+    @property
+    def translate(self) -> xlmstream.v1.generation_pb2.GenerateResult: ...
     def __init__(
         self,
         *,
@@ -908,16 +948,17 @@ class InferOutput(google.protobuf.message.Message):
         score: xlmstream.v1.scoring_pb2.ScoreResult | None = ...,
         tokenize: global___TokenizeResult | None = ...,
         detokenize: global___DetokenizeResult | None = ...,
+        translate: xlmstream.v1.generation_pb2.GenerateResult | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["answer_question", b"answer_question", "choose_multiple", b"choose_multiple", "classify_sequence", b"classify_sequence", "classify_tokens", b"classify_tokens", "detokenize", b"detokenize", "embed", b"embed", "error", b"error", "fill_mask", b"fill_mask", "generate", b"generate", "outcome", b"outcome", "score", b"score", "tokenize", b"tokenize"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["answer_question", b"answer_question", "choose_multiple", b"choose_multiple", "classify_sequence", b"classify_sequence", "classify_tokens", b"classify_tokens", "correlation_id", b"correlation_id", "detokenize", b"detokenize", "embed", b"embed", "error", b"error", "fill_mask", b"fill_mask", "generate", b"generate", "outcome", b"outcome", "score", b"score", "tokenize", b"tokenize"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["error", "generate", "embed", "fill_mask", "classify_sequence", "classify_tokens", "answer_question", "choose_multiple", "score", "tokenize", "detokenize"] | None: ...
+    def HasField(self, field_name: typing.Literal["answer_question", b"answer_question", "choose_multiple", b"choose_multiple", "classify_sequence", b"classify_sequence", "classify_tokens", b"classify_tokens", "detokenize", b"detokenize", "embed", b"embed", "error", b"error", "fill_mask", b"fill_mask", "generate", b"generate", "outcome", b"outcome", "score", b"score", "tokenize", b"tokenize", "translate", b"translate"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["answer_question", b"answer_question", "choose_multiple", b"choose_multiple", "classify_sequence", b"classify_sequence", "classify_tokens", b"classify_tokens", "correlation_id", b"correlation_id", "detokenize", b"detokenize", "embed", b"embed", "error", b"error", "fill_mask", b"fill_mask", "generate", b"generate", "outcome", b"outcome", "score", b"score", "tokenize", b"tokenize", "translate", b"translate"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["outcome", b"outcome"]) -> typing.Literal["error", "generate", "embed", "fill_mask", "classify_sequence", "classify_tokens", "answer_question", "choose_multiple", "score", "tokenize", "detokenize", "translate"] | None: ...
 
 global___InferOutput = InferOutput
 
 @typing.final
 class InferDelta(google.protobuf.message.Message):
-    """More of the text of one generate item that asked for deltas."""
+    """More of the text of one generate or translate item that asked for deltas."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

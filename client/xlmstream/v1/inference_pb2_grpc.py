@@ -9,6 +9,7 @@ from xlmstream.v1 import fill_mask_pb2 as xlmstream_dot_v1_dot_fill__mask__pb2
 from xlmstream.v1 import inference_pb2 as xlmstream_dot_v1_dot_inference__pb2
 from xlmstream.v1 import question_answering_pb2 as xlmstream_dot_v1_dot_question__answering__pb2
 from xlmstream.v1 import scoring_pb2 as xlmstream_dot_v1_dot_scoring__pb2
+from xlmstream.v1 import translation_pb2 as xlmstream_dot_v1_dot_translation__pb2
 
 GRPC_GENERATED_VERSION = '1.71.2'
 GRPC_VERSION = grpc.__version__
@@ -51,6 +52,16 @@ class InferenceServiceStub(object):
                 '/xlmstream.v1.InferenceService/GenerateStream',
                 request_serializer=xlmstream_dot_v1_dot_inference__pb2.GenerateStreamRequest.SerializeToString,
                 response_deserializer=xlmstream_dot_v1_dot_inference__pb2.GenerateStreamResponse.FromString,
+                _registered_method=True)
+        self.Translate = channel.unary_unary(
+                '/xlmstream.v1.InferenceService/Translate',
+                request_serializer=xlmstream_dot_v1_dot_translation__pb2.TranslateRequest.SerializeToString,
+                response_deserializer=xlmstream_dot_v1_dot_translation__pb2.TranslateResponse.FromString,
+                _registered_method=True)
+        self.TranslateStream = channel.unary_stream(
+                '/xlmstream.v1.InferenceService/TranslateStream',
+                request_serializer=xlmstream_dot_v1_dot_translation__pb2.TranslateStreamRequest.SerializeToString,
+                response_deserializer=xlmstream_dot_v1_dot_translation__pb2.TranslateStreamResponse.FromString,
                 _registered_method=True)
         self.ResumeStream = channel.unary_stream(
                 '/xlmstream.v1.InferenceService/ResumeStream',
@@ -134,8 +145,22 @@ class InferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Translate(self, request, context):
+        """Translates each text and returns the whole translations.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TranslateStream(self, request, context):
+        """Translates one text and streams the translation as it grows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ResumeStream(self, request, context):
-        """Takes a stream up again after a dropped connection, on any gateway.
+        """Takes a stream of Generate or Translate up again after a dropped connection, on any gateway.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,6 +256,16 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.GenerateStream,
                     request_deserializer=xlmstream_dot_v1_dot_inference__pb2.GenerateStreamRequest.FromString,
                     response_serializer=xlmstream_dot_v1_dot_inference__pb2.GenerateStreamResponse.SerializeToString,
+            ),
+            'Translate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Translate,
+                    request_deserializer=xlmstream_dot_v1_dot_translation__pb2.TranslateRequest.FromString,
+                    response_serializer=xlmstream_dot_v1_dot_translation__pb2.TranslateResponse.SerializeToString,
+            ),
+            'TranslateStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.TranslateStream,
+                    request_deserializer=xlmstream_dot_v1_dot_translation__pb2.TranslateStreamRequest.FromString,
+                    response_serializer=xlmstream_dot_v1_dot_translation__pb2.TranslateStreamResponse.SerializeToString,
             ),
             'ResumeStream': grpc.unary_stream_rpc_method_handler(
                     servicer.ResumeStream,
@@ -350,6 +385,60 @@ class InferenceService(object):
             '/xlmstream.v1.InferenceService/GenerateStream',
             xlmstream_dot_v1_dot_inference__pb2.GenerateStreamRequest.SerializeToString,
             xlmstream_dot_v1_dot_inference__pb2.GenerateStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Translate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/xlmstream.v1.InferenceService/Translate',
+            xlmstream_dot_v1_dot_translation__pb2.TranslateRequest.SerializeToString,
+            xlmstream_dot_v1_dot_translation__pb2.TranslateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TranslateStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/xlmstream.v1.InferenceService/TranslateStream',
+            xlmstream_dot_v1_dot_translation__pb2.TranslateStreamRequest.SerializeToString,
+            xlmstream_dot_v1_dot_translation__pb2.TranslateStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

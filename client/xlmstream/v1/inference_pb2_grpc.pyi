@@ -14,6 +14,7 @@ import xlmstream.v1.fill_mask_pb2
 import xlmstream.v1.inference_pb2
 import xlmstream.v1.question_answering_pb2
 import xlmstream.v1.scoring_pb2
+import xlmstream.v1.translation_pb2
 
 _T = typing.TypeVar("_T")
 
@@ -41,11 +42,23 @@ class InferenceServiceStub:
     ]
     """Continues one prompt and streams the text as it grows."""
 
+    Translate: grpc.UnaryUnaryMultiCallable[
+        xlmstream.v1.translation_pb2.TranslateRequest,
+        xlmstream.v1.translation_pb2.TranslateResponse,
+    ]
+    """Translates each text and returns the whole translations."""
+
+    TranslateStream: grpc.UnaryStreamMultiCallable[
+        xlmstream.v1.translation_pb2.TranslateStreamRequest,
+        xlmstream.v1.translation_pb2.TranslateStreamResponse,
+    ]
+    """Translates one text and streams the translation as it grows."""
+
     ResumeStream: grpc.UnaryStreamMultiCallable[
         xlmstream.v1.inference_pb2.ResumeStreamRequest,
         xlmstream.v1.inference_pb2.ResumeStreamResponse,
     ]
-    """Takes a stream up again after a dropped connection, on any gateway."""
+    """Takes a stream of Generate or Translate up again after a dropped connection, on any gateway."""
 
     CancelRequest: grpc.UnaryUnaryMultiCallable[
         xlmstream.v1.inference_pb2.CancelRequestRequest,
@@ -133,11 +146,23 @@ class InferenceServiceAsyncStub:
     ]
     """Continues one prompt and streams the text as it grows."""
 
+    Translate: grpc.aio.UnaryUnaryMultiCallable[
+        xlmstream.v1.translation_pb2.TranslateRequest,
+        xlmstream.v1.translation_pb2.TranslateResponse,
+    ]
+    """Translates each text and returns the whole translations."""
+
+    TranslateStream: grpc.aio.UnaryStreamMultiCallable[
+        xlmstream.v1.translation_pb2.TranslateStreamRequest,
+        xlmstream.v1.translation_pb2.TranslateStreamResponse,
+    ]
+    """Translates one text and streams the translation as it grows."""
+
     ResumeStream: grpc.aio.UnaryStreamMultiCallable[
         xlmstream.v1.inference_pb2.ResumeStreamRequest,
         xlmstream.v1.inference_pb2.ResumeStreamResponse,
     ]
-    """Takes a stream up again after a dropped connection, on any gateway."""
+    """Takes a stream of Generate or Translate up again after a dropped connection, on any gateway."""
 
     CancelRequest: grpc.aio.UnaryUnaryMultiCallable[
         xlmstream.v1.inference_pb2.CancelRequestRequest,
@@ -230,12 +255,28 @@ class InferenceServiceServicer(metaclass=abc.ABCMeta):
         """Continues one prompt and streams the text as it grows."""
 
     @abc.abstractmethod
+    def Translate(
+        self,
+        request: xlmstream.v1.translation_pb2.TranslateRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[xlmstream.v1.translation_pb2.TranslateResponse, collections.abc.Awaitable[xlmstream.v1.translation_pb2.TranslateResponse]]:
+        """Translates each text and returns the whole translations."""
+
+    @abc.abstractmethod
+    def TranslateStream(
+        self,
+        request: xlmstream.v1.translation_pb2.TranslateStreamRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[xlmstream.v1.translation_pb2.TranslateStreamResponse], collections.abc.AsyncIterator[xlmstream.v1.translation_pb2.TranslateStreamResponse]]:
+        """Translates one text and streams the translation as it grows."""
+
+    @abc.abstractmethod
     def ResumeStream(
         self,
         request: xlmstream.v1.inference_pb2.ResumeStreamRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[xlmstream.v1.inference_pb2.ResumeStreamResponse], collections.abc.AsyncIterator[xlmstream.v1.inference_pb2.ResumeStreamResponse]]:
-        """Takes a stream up again after a dropped connection, on any gateway."""
+        """Takes a stream of Generate or Translate up again after a dropped connection, on any gateway."""
 
     @abc.abstractmethod
     def CancelRequest(

@@ -25,35 +25,37 @@ _sym_db = _symbol_database.Default()
 from xlmstream.v1 import common_pb2 as xlmstream_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19xlmstream/v1/models.proto\x12\x0cxlmstream.v1\x1a\x19xlmstream/v1/common.proto\"\x8f\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12!\n\x05tasks\x18\x04 \x03(\x0e\x32\x12.xlmstream.v1.Task\x12\x11\n\tlanguages\x18\x05 \x03(\t\x12\x18\n\x10max_input_tokens\x18\x06 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x07 \x01(\r\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x0e\n\x06\x63\x61usal\x18\t \x01(\x08\x12\x32\n\x0e\x64\x65\x63oding_modes\x18\n \x03(\x0e\x32\x1a.xlmstream.v1.DecodingMode\x12/\n\x0cinput_format\x18\x0b \x01(\x0e\x32\x19.xlmstream.v1.InputFormat\x12\'\n\x05state\x18\x0c \x01(\x0e\x32\x18.xlmstream.v1.ModelState\x12\x0f\n\x07workers\x18\r \x01(\r\x12\x18\n\x10\x64\x65\x66\x61ult_language\x18\x0e \x01(\t\x12\x0e\n\x06labels\x18\x0f \x03(\t\x12/\n\x0cproblem_type\x18\x10 \x01(\x0e\x32\x19.xlmstream.v1.ProblemType\x12\x16\n\x0e\x65mbedding_size\x18\x11 \x01(\r\x12\x0e\n\x06layers\x18\x12 \x01(\r\x12\x12\n\nmask_token\x18\x13 \x01(\t\x12\x17\n\x0f\x61nswers_by_beam\x18\x14 \x01(\x08\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.xlmstream.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.xlmstream.v1.Model\"\x14\n\x12WatchModelsRequest\":\n\x13WatchModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.xlmstream.v1.Model*d\n\x0bInputFormat\x12\x1c\n\x18INPUT_FORMAT_UNSPECIFIED\x10\x00\x12\x1c\n\x18INPUT_FORMAT_HUGGINGFACE\x10\x01\x12\x19\n\x15INPUT_FORMAT_ORIGINAL\x10\x02*j\n\x0c\x44\x65\x63odingMode\x12\x1d\n\x19\x44\x45\x43ODING_MODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45\x43ODING_MODE_NEXT_TOKEN\x10\x01\x12\x1d\n\x19\x44\x45\x43ODING_MODE_MASK_APPEND\x10\x02*\x85\x01\n\x0bProblemType\x12\x1c\n\x18PROBLEM_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19PROBLEM_TYPE_SINGLE_LABEL\x10\x01\x12\x1c\n\x18PROBLEM_TYPE_MULTI_LABEL\x10\x02\x12\x1b\n\x17PROBLEM_TYPE_REGRESSION\x10\x03*]\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_STATE_READY\x10\x01\x12\x1b\n\x17MODEL_STATE_UNAVAILABLE\x10\x02\x32\x80\x02\n\x0cModelService\x12O\n\nListModels\x12\x1f.xlmstream.v1.ListModelsRequest\x1a .xlmstream.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.xlmstream.v1.GetModelRequest\x1a\x1e.xlmstream.v1.GetModelResponse\x12T\n\x0bWatchModels\x12 .xlmstream.v1.WatchModelsRequest\x1a!.xlmstream.v1.WatchModelsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19xlmstream/v1/models.proto\x12\x0cxlmstream.v1\x1a\x19xlmstream/v1/common.proto\"H\n\x14TranslationDirection\x12\x17\n\x0fsource_language\x18\x01 \x01(\t\x12\x17\n\x0ftarget_language\x18\x02 \x01(\t\"\xd3\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12!\n\x05tasks\x18\x04 \x03(\x0e\x32\x12.xlmstream.v1.Task\x12\x11\n\tlanguages\x18\x05 \x03(\t\x12\x18\n\x10max_input_tokens\x18\x06 \x01(\r\x12\x17\n\x0fvocabulary_size\x18\x07 \x01(\r\x12\r\n\x05\x64type\x18\x08 \x01(\t\x12\x0e\n\x06\x63\x61usal\x18\t \x01(\x08\x12\x32\n\x0e\x64\x65\x63oding_modes\x18\n \x03(\x0e\x32\x1a.xlmstream.v1.DecodingMode\x12/\n\x0cinput_format\x18\x0b \x01(\x0e\x32\x19.xlmstream.v1.InputFormat\x12\'\n\x05state\x18\x0c \x01(\x0e\x32\x18.xlmstream.v1.ModelState\x12\x0f\n\x07workers\x18\r \x01(\r\x12\x18\n\x10\x64\x65\x66\x61ult_language\x18\x0e \x01(\t\x12\x0e\n\x06labels\x18\x0f \x03(\t\x12/\n\x0cproblem_type\x18\x10 \x01(\x0e\x32\x19.xlmstream.v1.ProblemType\x12\x16\n\x0e\x65mbedding_size\x18\x11 \x01(\r\x12\x0e\n\x06layers\x18\x12 \x01(\r\x12\x12\n\nmask_token\x18\x13 \x01(\t\x12\x17\n\x0f\x61nswers_by_beam\x18\x14 \x01(\x08\x12\x42\n\x16translation_directions\x18\x15 \x03(\x0b\x32\".xlmstream.v1.TranslationDirection\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.xlmstream.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.xlmstream.v1.Model\"\x14\n\x12WatchModelsRequest\":\n\x13WatchModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.xlmstream.v1.Model*d\n\x0bInputFormat\x12\x1c\n\x18INPUT_FORMAT_UNSPECIFIED\x10\x00\x12\x1c\n\x18INPUT_FORMAT_HUGGINGFACE\x10\x01\x12\x19\n\x15INPUT_FORMAT_ORIGINAL\x10\x02*j\n\x0c\x44\x65\x63odingMode\x12\x1d\n\x19\x44\x45\x43ODING_MODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x44\x45\x43ODING_MODE_NEXT_TOKEN\x10\x01\x12\x1d\n\x19\x44\x45\x43ODING_MODE_MASK_APPEND\x10\x02*\x85\x01\n\x0bProblemType\x12\x1c\n\x18PROBLEM_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n\x19PROBLEM_TYPE_SINGLE_LABEL\x10\x01\x12\x1c\n\x18PROBLEM_TYPE_MULTI_LABEL\x10\x02\x12\x1b\n\x17PROBLEM_TYPE_REGRESSION\x10\x03*]\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_STATE_READY\x10\x01\x12\x1b\n\x17MODEL_STATE_UNAVAILABLE\x10\x02\x32\x80\x02\n\x0cModelService\x12O\n\nListModels\x12\x1f.xlmstream.v1.ListModelsRequest\x1a .xlmstream.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.xlmstream.v1.GetModelRequest\x1a\x1e.xlmstream.v1.GetModelResponse\x12T\n\x0bWatchModels\x12 .xlmstream.v1.WatchModelsRequest\x1a!.xlmstream.v1.WatchModelsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'xlmstream.v1.models_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INPUTFORMAT']._serialized_start=851
-  _globals['_INPUTFORMAT']._serialized_end=951
-  _globals['_DECODINGMODE']._serialized_start=953
-  _globals['_DECODINGMODE']._serialized_end=1059
-  _globals['_PROBLEMTYPE']._serialized_start=1062
-  _globals['_PROBLEMTYPE']._serialized_end=1195
-  _globals['_MODELSTATE']._serialized_start=1197
-  _globals['_MODELSTATE']._serialized_end=1290
-  _globals['_MODEL']._serialized_start=71
-  _globals['_MODEL']._serialized_end=598
-  _globals['_LISTMODELSREQUEST']._serialized_start=600
-  _globals['_LISTMODELSREQUEST']._serialized_end=619
-  _globals['_LISTMODELSRESPONSE']._serialized_start=621
-  _globals['_LISTMODELSRESPONSE']._serialized_end=678
-  _globals['_GETMODELREQUEST']._serialized_start=680
-  _globals['_GETMODELREQUEST']._serialized_end=711
-  _globals['_GETMODELRESPONSE']._serialized_start=713
-  _globals['_GETMODELRESPONSE']._serialized_end=767
-  _globals['_WATCHMODELSREQUEST']._serialized_start=769
-  _globals['_WATCHMODELSREQUEST']._serialized_end=789
-  _globals['_WATCHMODELSRESPONSE']._serialized_start=791
-  _globals['_WATCHMODELSRESPONSE']._serialized_end=849
-  _globals['_MODELSERVICE']._serialized_start=1293
-  _globals['_MODELSERVICE']._serialized_end=1549
+  _globals['_INPUTFORMAT']._serialized_start=993
+  _globals['_INPUTFORMAT']._serialized_end=1093
+  _globals['_DECODINGMODE']._serialized_start=1095
+  _globals['_DECODINGMODE']._serialized_end=1201
+  _globals['_PROBLEMTYPE']._serialized_start=1204
+  _globals['_PROBLEMTYPE']._serialized_end=1337
+  _globals['_MODELSTATE']._serialized_start=1339
+  _globals['_MODELSTATE']._serialized_end=1432
+  _globals['_TRANSLATIONDIRECTION']._serialized_start=70
+  _globals['_TRANSLATIONDIRECTION']._serialized_end=142
+  _globals['_MODEL']._serialized_start=145
+  _globals['_MODEL']._serialized_end=740
+  _globals['_LISTMODELSREQUEST']._serialized_start=742
+  _globals['_LISTMODELSREQUEST']._serialized_end=761
+  _globals['_LISTMODELSRESPONSE']._serialized_start=763
+  _globals['_LISTMODELSRESPONSE']._serialized_end=820
+  _globals['_GETMODELREQUEST']._serialized_start=822
+  _globals['_GETMODELREQUEST']._serialized_end=853
+  _globals['_GETMODELRESPONSE']._serialized_start=855
+  _globals['_GETMODELRESPONSE']._serialized_end=909
+  _globals['_WATCHMODELSREQUEST']._serialized_start=911
+  _globals['_WATCHMODELSREQUEST']._serialized_end=931
+  _globals['_WATCHMODELSRESPONSE']._serialized_start=933
+  _globals['_WATCHMODELSRESPONSE']._serialized_end=991
+  _globals['_MODELSERVICE']._serialized_start=1435
+  _globals['_MODELSERVICE']._serialized_end=1691
 # @@protoc_insertion_point(module_scope)

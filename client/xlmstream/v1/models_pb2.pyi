@@ -125,6 +125,26 @@ MODEL_STATE_UNAVAILABLE: ModelState.ValueType  # 2
 global___ModelState = ModelState
 
 @typing.final
+class TranslationDirection(google.protobuf.message.Message):
+    """From one language into another."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_LANGUAGE_FIELD_NUMBER: builtins.int
+    TARGET_LANGUAGE_FIELD_NUMBER: builtins.int
+    source_language: builtins.str
+    target_language: builtins.str
+    def __init__(
+        self,
+        *,
+        source_language: builtins.str = ...,
+        target_language: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["source_language", b"source_language", "target_language", b"target_language"]) -> None: ...
+
+global___TranslationDirection = TranslationDirection
+
+@typing.final
 class Model(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -148,13 +168,16 @@ class Model(google.protobuf.message.Message):
     LAYERS_FIELD_NUMBER: builtins.int
     MASK_TOKEN_FIELD_NUMBER: builtins.int
     ANSWERS_BY_BEAM_FIELD_NUMBER: builtins.int
+    TRANSLATION_DIRECTIONS_FIELD_NUMBER: builtins.int
     name: builtins.str
     version: builtins.str
     """Part of the full name "name@version"."""
     revision: builtins.str
     """Hash of configuration, vocabulary and weights: equal revisions give equal results."""
     max_input_tokens: builtins.int
-    """Most tokens of one input, special tokens included; for generation, of prompt and output together."""
+    """Most tokens of one input, special tokens included; for generation, of prompt and output together; for translation,
+    of the source alone.
+    """
     vocabulary_size: builtins.int
     dtype: builtins.str
     """"float32", "bfloat16" or "float16": what the workers compute in."""
@@ -193,6 +216,10 @@ class Model(google.protobuf.message.Message):
         model has neither task.
         """
 
+    @property
+    def translation_directions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TranslationDirection]:
+        """What Translate takes; empty where the model lacks the task, or translates between any two of its languages."""
+
     def __init__(
         self,
         *,
@@ -216,8 +243,9 @@ class Model(google.protobuf.message.Message):
         layers: builtins.int = ...,
         mask_token: builtins.str = ...,
         answers_by_beam: builtins.bool = ...,
+        translation_directions: collections.abc.Iterable[global___TranslationDirection] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["answers_by_beam", b"answers_by_beam", "causal", b"causal", "decoding_modes", b"decoding_modes", "default_language", b"default_language", "dtype", b"dtype", "embedding_size", b"embedding_size", "input_format", b"input_format", "labels", b"labels", "languages", b"languages", "layers", b"layers", "mask_token", b"mask_token", "max_input_tokens", b"max_input_tokens", "name", b"name", "problem_type", b"problem_type", "revision", b"revision", "state", b"state", "tasks", b"tasks", "version", b"version", "vocabulary_size", b"vocabulary_size", "workers", b"workers"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["answers_by_beam", b"answers_by_beam", "causal", b"causal", "decoding_modes", b"decoding_modes", "default_language", b"default_language", "dtype", b"dtype", "embedding_size", b"embedding_size", "input_format", b"input_format", "labels", b"labels", "languages", b"languages", "layers", b"layers", "mask_token", b"mask_token", "max_input_tokens", b"max_input_tokens", "name", b"name", "problem_type", b"problem_type", "revision", b"revision", "state", b"state", "tasks", b"tasks", "translation_directions", b"translation_directions", "version", b"version", "vocabulary_size", b"vocabulary_size", "workers", b"workers"]) -> None: ...
 
 global___Model = Model
 

@@ -29,28 +29,39 @@ from xlmstream.v1 import embedding_pb2 as xlmstream_dot_v1_dot_embedding__pb2
 from xlmstream.v1 import fill_mask_pb2 as xlmstream_dot_v1_dot_fill__mask__pb2
 from xlmstream.v1 import generation_pb2 as xlmstream_dot_v1_dot_generation__pb2
 from xlmstream.v1 import inference_pb2 as xlmstream_dot_v1_dot_inference__pb2
+from xlmstream.v1 import job_pb2 as xlmstream_dot_v1_dot_job__pb2
 from xlmstream.v1 import models_pb2 as xlmstream_dot_v1_dot_models__pb2
 from xlmstream.v1 import question_answering_pb2 as xlmstream_dot_v1_dot_question__answering__pb2
 from xlmstream.v1 import scoring_pb2 as xlmstream_dot_v1_dot_scoring__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)xlmstream_server/broker/v1/messages.proto\x12\x1axlmstream_server.broker.v1\x1a\x17google/rpc/status.proto\x1a!xlmstream/v1/classification.proto\x1a\x19xlmstream/v1/common.proto\x1a\x1cxlmstream/v1/embedding.proto\x1a\x1cxlmstream/v1/fill_mask.proto\x1a\x1dxlmstream/v1/generation.proto\x1a\x1cxlmstream/v1/inference.proto\x1a\x19xlmstream/v1/models.proto\x1a%xlmstream/v1/question_answering.proto\x1a\x1axlmstream/v1/scoring.proto\"\xb2\x02\n\x08\x45nvelope\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12 \n\x04task\x18\x04 \x01(\x0e\x32\x12.xlmstream.v1.Task\x12\x0f\n\x07request\x18\x05 \x01(\x0c\x12\x13\n\x0b\x61\x63\x63\x65pted_ms\x18\x06 \x01(\x04\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x07 \x01(\x04\x12\x15\n\rresume_secret\x18\x08 \x01(\t\x12\x0c\n\x04seed\x18\t \x01(\x04\x12(\n\x08priority\x18\n \x01(\x0e\x32\x16.xlmstream.v1.Priority\x12\x11\n\tjournaled\x18\x0b \x01(\x08\x12\x0e\n\x06\x64\x65tach\x18\x0c \x01(\x08\x12\x13\n\x0b\x63ost_tokens\x18\r \x01(\r\x12\r\n\x05parts\x18\x0e \x01(\r\"\x8a\x06\n\x05\x45vent\x12(\n\x07started\x18\x01 \x01(\x0b\x32\x15.xlmstream.v1.StartedH\x00\x12)\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x18.xlmstream.v1.TokenDeltaH\x00\x12=\n\x12\x63\x61ndidate_finished\x18\x03 \x01(\x0b\x32\x1f.xlmstream.v1.CandidateFinishedH\x00\x12\x30\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x1c.xlmstream.v1.StreamFinishedH\x00\x12$\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x33\n\ttokenized\x18\x06 \x01(\x0b\x32\x1e.xlmstream.v1.TokenizeResponseH\x00\x12\x37\n\x0b\x64\x65tokenized\x18\x07 \x01(\x0b\x32 .xlmstream.v1.DetokenizeResponseH\x00\x12/\n\x08\x65mbedded\x18\x08 \x01(\x0b\x32\x1b.xlmstream.v1.EmbedResponseH\x00\x12\x35\n\x0bmask_filled\x18\t \x01(\x0b\x32\x1e.xlmstream.v1.FillMaskResponseH\x00\x12\x45\n\x13sequence_classified\x18\n \x01(\x0b\x32&.xlmstream.v1.ClassifySequenceResponseH\x00\x12\x41\n\x11tokens_classified\x18\x0b \x01(\x0b\x32$.xlmstream.v1.ClassifyTokensResponseH\x00\x12\x41\n\x11question_answered\x18\x0c \x01(\x0b\x32$.xlmstream.v1.AnswerQuestionResponseH\x00\x12;\n\x0b\x63hoice_made\x18\r \x01(\x0b\x32$.xlmstream.v1.ChooseMultipleResponseH\x00\x12-\n\x06scored\x18\x0e \x01(\x0b\x32\x1b.xlmstream.v1.ScoreResponseH\x00\x42\x06\n\x04kind\"m\n\tFrameItem\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_event\x18\x02 \x01(\x04\x12\x13\n\x0b\x65vent_count\x18\x03 \x01(\r\x12\x0e\n\x06\x65vents\x18\x04 \x01(\x0c\x12\x10\n\x08terminal\x18\x05 \x01(\x08\"M\n\x05\x46rame\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x34\n\x05items\x18\x02 \x03(\x0b\x32%.xlmstream_server.broker.v1.FrameItem\"f\n\nWorkerCard\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x37\n\x06models\x18\x03 \x03(\x0b\x32\'.xlmstream_server.broker.v1.ServedModel\"m\n\x0bServedModel\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.xlmstream.v1.Model\x12\x17\n\x0f\x62ytes_per_token\x18\x02 \x01(\x02\x12\r\n\x05slots\x18\x03 \x01(\r\x12\x12\n\nbusy_slots\x18\x04 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)xlmstream_server/broker/v1/messages.proto\x12\x1axlmstream_server.broker.v1\x1a\x17google/rpc/status.proto\x1a!xlmstream/v1/classification.proto\x1a\x19xlmstream/v1/common.proto\x1a\x1cxlmstream/v1/embedding.proto\x1a\x1cxlmstream/v1/fill_mask.proto\x1a\x1dxlmstream/v1/generation.proto\x1a\x1cxlmstream/v1/inference.proto\x1a\x16xlmstream/v1/job.proto\x1a\x19xlmstream/v1/models.proto\x1a%xlmstream/v1/question_answering.proto\x1a\x1axlmstream/v1/scoring.proto\"\xb2\x02\n\x08\x45nvelope\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12 \n\x04task\x18\x04 \x01(\x0e\x32\x12.xlmstream.v1.Task\x12\x0f\n\x07request\x18\x05 \x01(\x0c\x12\x13\n\x0b\x61\x63\x63\x65pted_ms\x18\x06 \x01(\x04\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\x07 \x01(\x04\x12\x15\n\rresume_secret\x18\x08 \x01(\t\x12\x0c\n\x04seed\x18\t \x01(\x04\x12(\n\x08priority\x18\n \x01(\x0e\x32\x16.xlmstream.v1.Priority\x12\x11\n\tjournaled\x18\x0b \x01(\x08\x12\x0e\n\x06\x64\x65tach\x18\x0c \x01(\x08\x12\x13\n\x0b\x63ost_tokens\x18\r \x01(\r\x12\r\n\x05parts\x18\x0e \x01(\r\"\x8a\x06\n\x05\x45vent\x12(\n\x07started\x18\x01 \x01(\x0b\x32\x15.xlmstream.v1.StartedH\x00\x12)\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x18.xlmstream.v1.TokenDeltaH\x00\x12=\n\x12\x63\x61ndidate_finished\x18\x03 \x01(\x0b\x32\x1f.xlmstream.v1.CandidateFinishedH\x00\x12\x30\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x1c.xlmstream.v1.StreamFinishedH\x00\x12$\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x33\n\ttokenized\x18\x06 \x01(\x0b\x32\x1e.xlmstream.v1.TokenizeResponseH\x00\x12\x37\n\x0b\x64\x65tokenized\x18\x07 \x01(\x0b\x32 .xlmstream.v1.DetokenizeResponseH\x00\x12/\n\x08\x65mbedded\x18\x08 \x01(\x0b\x32\x1b.xlmstream.v1.EmbedResponseH\x00\x12\x35\n\x0bmask_filled\x18\t \x01(\x0b\x32\x1e.xlmstream.v1.FillMaskResponseH\x00\x12\x45\n\x13sequence_classified\x18\n \x01(\x0b\x32&.xlmstream.v1.ClassifySequenceResponseH\x00\x12\x41\n\x11tokens_classified\x18\x0b \x01(\x0b\x32$.xlmstream.v1.ClassifyTokensResponseH\x00\x12\x41\n\x11question_answered\x18\x0c \x01(\x0b\x32$.xlmstream.v1.AnswerQuestionResponseH\x00\x12;\n\x0b\x63hoice_made\x18\r \x01(\x0b\x32$.xlmstream.v1.ChooseMultipleResponseH\x00\x12-\n\x06scored\x18\x0e \x01(\x0b\x32\x1b.xlmstream.v1.ScoreResponseH\x00\x42\x06\n\x04kind\"m\n\tFrameItem\x12\x14\n\x0c\x65xecution_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_event\x18\x02 \x01(\x04\x12\x13\n\x0b\x65vent_count\x18\x03 \x01(\r\x12\x0e\n\x06\x65vents\x18\x04 \x01(\x0c\x12\x10\n\x08terminal\x18\x05 \x01(\x08\"M\n\x05\x46rame\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x34\n\x05items\x18\x02 \x03(\x0b\x32%.xlmstream_server.broker.v1.FrameItem\"f\n\nWorkerCard\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x37\n\x06models\x18\x03 \x03(\x0b\x32\'.xlmstream_server.broker.v1.ServedModel\"m\n\x0bServedModel\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.xlmstream.v1.Model\x12\x17\n\x0f\x62ytes_per_token\x18\x02 \x01(\x02\x12\r\n\x05slots\x18\x03 \x01(\r\x12\x12\n\nbusy_slots\x18\x04 \x01(\r\"\x92\x03\n\x07JobSpec\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12#\n\x04task\x18\x04 \x01(\x0b\x32\x15.xlmstream.v1.JobTask\x12,\n\ntruncation\x18\x05 \x01(\x0e\x32\x18.xlmstream.v1.Truncation\x12?\n\x06labels\x18\x06 \x03(\x0b\x32/.xlmstream_server.broker.v1.JobSpec.LabelsEntry\x12\x36\n\x0e\x66\x61ilure_policy\x18\x07 \x01(\x0b\x32\x1e.xlmstream.v1.JobFailurePolicy\x12\x14\n\x0cmax_attempts\x18\x08 \x01(\r\x12\r\n\x05ttl_s\x18\t \x01(\r\x12\x13\n\x0bretention_s\x18\n \x01(\r\x12\x0c\n\x04seed\x18\x0b \x01(\x04\x12\x15\n\rcursor_secret\x18\x0c \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"&\n\x12SerializedMessages\x12\x10\n\x08messages\x18\x01 \x03(\x0c\"0\n\x08JobItems\x12$\n\x05items\x18\x01 \x03(\x0b\x32\x15.xlmstream.v1.JobItemb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'xlmstream_server.broker.v1.messages_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENVELOPE']._serialized_start=376
-  _globals['_ENVELOPE']._serialized_end=682
-  _globals['_EVENT']._serialized_start=685
-  _globals['_EVENT']._serialized_end=1463
-  _globals['_FRAMEITEM']._serialized_start=1465
-  _globals['_FRAMEITEM']._serialized_end=1574
-  _globals['_FRAME']._serialized_start=1576
-  _globals['_FRAME']._serialized_end=1653
-  _globals['_WORKERCARD']._serialized_start=1655
-  _globals['_WORKERCARD']._serialized_end=1757
-  _globals['_SERVEDMODEL']._serialized_start=1759
-  _globals['_SERVEDMODEL']._serialized_end=1868
+  _globals['_JOBSPEC_LABELSENTRY']._loaded_options = None
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_ENVELOPE']._serialized_start=400
+  _globals['_ENVELOPE']._serialized_end=706
+  _globals['_EVENT']._serialized_start=709
+  _globals['_EVENT']._serialized_end=1487
+  _globals['_FRAMEITEM']._serialized_start=1489
+  _globals['_FRAMEITEM']._serialized_end=1598
+  _globals['_FRAME']._serialized_start=1600
+  _globals['_FRAME']._serialized_end=1677
+  _globals['_WORKERCARD']._serialized_start=1679
+  _globals['_WORKERCARD']._serialized_end=1781
+  _globals['_SERVEDMODEL']._serialized_start=1783
+  _globals['_SERVEDMODEL']._serialized_end=1892
+  _globals['_JOBSPEC']._serialized_start=1895
+  _globals['_JOBSPEC']._serialized_end=2297
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_start=2252
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_end=2297
+  _globals['_SERIALIZEDMESSAGES']._serialized_start=2299
+  _globals['_SERIALIZEDMESSAGES']._serialized_end=2337
+  _globals['_JOBITEMS']._serialized_start=2339
+  _globals['_JOBITEMS']._serialized_end=2387
 # @@protoc_insertion_point(module_scope)

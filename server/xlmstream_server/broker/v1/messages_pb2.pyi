@@ -16,6 +16,7 @@ import xlmstream.v1.embedding_pb2
 import xlmstream.v1.fill_mask_pb2
 import xlmstream.v1.generation_pb2
 import xlmstream.v1.inference_pb2
+import xlmstream.v1.job_pb2
 import xlmstream.v1.models_pb2
 import xlmstream.v1.question_answering_pb2
 import xlmstream.v1.scoring_pb2
@@ -48,8 +49,9 @@ class Envelope(google.protobuf.message.Message):
     """"name@version"."""
     task: xlmstream.v1.common_pb2.Task.ValueType
     request: builtins.bytes
-    """The public request as it arrived: GenerateStreamRequest for TASK_GENERATE (a Generate call becomes one execution
-    an input), and for every other task its own request (TokenizeRequest, EmbedRequest, ...), with any number of inputs.
+    """The public request as it arrived: GenerateStreamRequest for TASK_GENERATE and TranslateStreamRequest for
+    TASK_TRANSLATE (a Generate or Translate call becomes one execution an input), and for every other task its own
+    request (TokenizeRequest, EmbedRequest, ...), with any number of inputs.
     """
     accepted_ms: builtins.int
     """Broker time in milliseconds at which the gateway accepted it."""
@@ -117,7 +119,7 @@ class Event(google.protobuf.message.Message):
     SCORED_FIELD_NUMBER: builtins.int
     @property
     def started(self) -> xlmstream.v1.generation_pb2.Started:
-        """Event 0 of a generation. `resume_token` is filled in by the gateway."""
+        """Event 0 of a generation or translation. `resume_token` is filled in by the gateway."""
 
     @property
     def delta(self) -> xlmstream.v1.generation_pb2.TokenDelta: ...
@@ -290,3 +292,116 @@ class ServedModel(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["busy_slots", b"busy_slots", "bytes_per_token", b"bytes_per_token", "model", b"model", "slots", b"slots"]) -> None: ...
 
 global___ServedModel = ServedModel
+
+@typing.final
+class JobSpec(google.protobuf.message.Message):
+    """What is fixed about a job when it is made, stored once in the job's hash (field `spec`), all defaults filled in."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class LabelsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    JOB_ID_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    MODEL_FIELD_NUMBER: builtins.int
+    TASK_FIELD_NUMBER: builtins.int
+    TRUNCATION_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    FAILURE_POLICY_FIELD_NUMBER: builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: builtins.int
+    TTL_S_FIELD_NUMBER: builtins.int
+    RETENTION_S_FIELD_NUMBER: builtins.int
+    SEED_FIELD_NUMBER: builtins.int
+    CURSOR_SECRET_FIELD_NUMBER: builtins.int
+    job_id: builtins.str
+    tenant: builtins.str
+    model: builtins.str
+    """"name@version"."""
+    truncation: xlmstream.v1.common_pb2.Truncation.ValueType
+    max_attempts: builtins.int
+    ttl_s: builtins.int
+    retention_s: builtins.int
+    seed: builtins.int
+    """For tasks that draw and whose parameters name no seed, together with the index of the item. Drawn once, like the
+    secret: neither is part of the content that a repeated CreateJob is compared by.
+    """
+    cursor_secret: builtins.str
+    """What the gateway seals its cursors with."""
+    @property
+    def task(self) -> xlmstream.v1.job_pb2.JobTask: ...
+    @property
+    def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]: ...
+    @property
+    def failure_policy(self) -> xlmstream.v1.job_pb2.JobFailurePolicy: ...
+    def __init__(
+        self,
+        *,
+        job_id: builtins.str = ...,
+        tenant: builtins.str = ...,
+        model: builtins.str = ...,
+        task: xlmstream.v1.job_pb2.JobTask | None = ...,
+        truncation: xlmstream.v1.common_pb2.Truncation.ValueType = ...,
+        labels: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        failure_policy: xlmstream.v1.job_pb2.JobFailurePolicy | None = ...,
+        max_attempts: builtins.int = ...,
+        ttl_s: builtins.int = ...,
+        retention_s: builtins.int = ...,
+        seed: builtins.int = ...,
+        cursor_secret: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["failure_policy", b"failure_policy", "task", b"task"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cursor_secret", b"cursor_secret", "failure_policy", b"failure_policy", "job_id", b"job_id", "labels", b"labels", "max_attempts", b"max_attempts", "model", b"model", "retention_s", b"retention_s", "seed", b"seed", "task", b"task", "tenant", b"tenant", "truncation", b"truncation", "ttl_s", b"ttl_s"]) -> None: ...
+
+global___JobSpec = JobSpec
+
+@typing.final
+class SerializedMessages(google.protobuf.message.Message):
+    """Serialized messages one behind the other: how the items and the results of a chunk are stored. Whatever has
+    `repeated ... = 1` reads the same bytes.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MESSAGES_FIELD_NUMBER: builtins.int
+    @property
+    def messages(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        messages: collections.abc.Iterable[builtins.bytes] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["messages", b"messages"]) -> None: ...
+
+global___SerializedMessages = SerializedMessages
+
+@typing.final
+class JobItems(google.protobuf.message.Message):
+    """The same bytes, read as items."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: builtins.int
+    @property
+    def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[xlmstream.v1.job_pb2.JobItem]: ...
+    def __init__(
+        self,
+        *,
+        items: collections.abc.Iterable[xlmstream.v1.job_pb2.JobItem] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items"]) -> None: ...
+
+global___JobItems = JobItems
