@@ -74,6 +74,17 @@ def test_any_layer(model, attention, layer):
         torch.testing.assert_close(states[i], expected, rtol=0, atol=1e-5)
 
 
+def test_some_layers_at_a_time(model, attention):
+    batch = pack([[5, 6, 7], [8], [9, 10, 11]])
+    encoding = packed.PackedEncoding(model, batch)
+    passed = [encoding.done]
+    for layers in (0, 1, 9):
+        encoding.advance(layers)
+        passed.append(encoding.done)
+    assert passed == [0, 0, 1, encoding.layers]
+    torch.testing.assert_close(encoding.states.values, encode_packed(model, batch).values, rtol=0, atol=0)
+
+
 def test_nothing_is_computed_on_padding(model):
     batch = pack([[5] * 9, [6, 7], [8] * 9, [9]])
     assert len(batch.ids) == 21

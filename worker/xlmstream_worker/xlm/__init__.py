@@ -7,18 +7,24 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .beam_search import BeamSearch as BeamSearch
+    from .beam_search import Hypothesis as Hypothesis
     from .classification import XLMForMultipleChoice as XLMForMultipleChoice
     from .classification import XLMForSequenceClassification as XLMForSequenceClassification
     from .classification import XLMForTokenClassification as XLMForTokenClassification
     from .config import XLMConfig as XLMConfig
     from .convert import convert_original as convert_original
+    from .decoder import XLMDecoder as XLMDecoder
+    from .encoder_decoder import XLMEncoderDecoder as XLMEncoderDecoder
     from .errors import CheckpointError as CheckpointError
     from .errors import ConfigError as ConfigError
     from .errors import XLMError as XLMError
+    from .kv_cache import DecoderCache as DecoderCache
     from .kv_cache import KVCache as KVCache
     from .language_model import XLMWithLMHeadModel as XLMWithLMHeadModel
     from .loading import LoadReport as LoadReport
     from .model import XLMModel as XLMModel
+    from .outputs import TranslationOutput as TranslationOutput
     from .outputs import XLMForQuestionAnsweringOutput as XLMForQuestionAnsweringOutput
     from .packed import PackedBatch as PackedBatch
     from .packed import PackedStates as PackedStates
@@ -27,20 +33,28 @@ if TYPE_CHECKING:
     from .question_answering import XLMForQuestionAnswering as XLMForQuestionAnswering
     from .question_answering import XLMForQuestionAnsweringSimple as XLMForQuestionAnsweringSimple
     from .tokenizer import XLMTokenizer as XLMTokenizer
+    from .translation_config import XLMEncoderDecoderConfig as XLMEncoderDecoderConfig
 
 _HOMES = {
+    "beam_search": ("BeamSearch", "Hypothesis"),
     "classification": ("XLMForMultipleChoice", "XLMForSequenceClassification", "XLMForTokenClassification"),
     "config": ("XLMConfig",),
     "convert": ("convert_original",),
+    "decoder": ("XLMDecoder",),
+    "encoder_decoder": ("XLMEncoderDecoder",),
     "errors": ("CheckpointError", "ConfigError", "XLMError"),
-    "kv_cache": ("KVCache",),
+    "kv_cache": ("DecoderCache", "KVCache"),
     "language_model": ("XLMWithLMHeadModel",),
     "loading": ("LoadReport",),
     "model": ("XLMModel",),
-    "outputs": ("XLMForQuestionAnsweringOutput",),
+    "outputs": (
+        "TranslationOutput",
+        "XLMForQuestionAnsweringOutput",
+    ),
     "packed": ("PackedBatch", "PackedStates", "encode_packed", "pack"),
     "question_answering": ("XLMForQuestionAnswering", "XLMForQuestionAnsweringSimple"),
     "tokenizer": ("XLMTokenizer",),
+    "translation_config": ("XLMEncoderDecoderConfig",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_MODULES)

@@ -16,6 +16,22 @@ CONFIG_FILE = "config.json"
 PROVENANCE_KEYS = frozenset({"name_or_path", "_name_or_path", "_commit_hash", "attn_implementation", "model_type"})
 
 
+def read_values(path: str | Path) -> tuple[Path, dict[str, object]]:
+    """The `config.json` of a checkpoint directory, or that file itself: its path and its values. CheckpointError if it
+    is missing or no JSON object."""
+    file = Path(path)
+    file = file / CONFIG_FILE if file.is_dir() else file
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"no configuration at {file}: expected a directory with a {CONFIG_FILE}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot read {file}: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} holds a JSON {type(values).__name__}, not an object")
+    return file, values
+
+
 class CommonFields:
     """The fields every configuration of the format has beside XLM's own. The class attributes are the defaults,
     and a field equal to its default is not written to `config.json`.
@@ -293,16 +309,7 @@ class XLMConfig(CommonFields):
 
         Raises CheckpointError if it is missing or no JSON object, ConfigError if a value cannot be.
         """
-        file = Path(path)
-        file = file / CONFIG_FILE if file.is_dir() else file
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(f"no configuration at {file}: expected a directory with a {CONFIG_FILE}") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"cannot read {file}: {error}") from error
-        if not isinstance(values, dict):
-            raise CheckpointError(f"{file} holds a JSON {type(values).__name__}, not an object")
+        file, values = read_values(path)
         try:
             return cls.from_dict(values, **overrides)
         except ConfigError as error:

@@ -3,6 +3,8 @@
 (The serving decoder has its own preallocated slots; this is the library's.)
 """
 
+from typing import NamedTuple
+
 from torch import Tensor, cat
 
 
@@ -53,3 +55,32 @@ class KVCache:
             raise ValueError(f"cannot crop a cache of {self.get_seq_length()} positions to {length}")
         self._keys = [keys[:, :, :length] for keys in self._keys]
         self._values = [values[:, :, :length] for values in self._values]
+
+
+class SourceStates(NamedTuple):
+    """What a decoder reads of its sources, the same at every step: keys and values of every layer, each (B, H, S, D),
+    and bool (B, S), True where a position is no padding (None: all are open)."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    open: Tensor | None
+
+    def rows(self, index: Tensor) -> "SourceStates":
+        """The given rows (int64), in that order."""
+        keys, values = (tuple(each.index_select(0, index) for each in side) for side in (self.keys, self.values))
+        return SourceStates(keys, values, None if self.open is None else self.open.index_select(0, index))
+
+
+class DecoderCache(KVCache):
+    """The cache of a translation decoder: as a KVCache, and the sources' states, computed by the first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source: SourceStates | None = None
+
+    def reorder(self, rows: Tensor, same_sources: bool = False) -> None:
+        """As for a KVCache; the sources move with their rows. `same_sources`: each row takes the place of one with the
+        same source, as beams do, so that no source needs to move."""
+        super().reorder(rows)
+        if self.source is not None and not same_sources:
+            self.source = self.source.rows(rows)

@@ -1,4 +1,5 @@
-"""The building blocks of the XLM transformer: self-attention, feed-forward, fixed sinusoidal positions.
+"""The building blocks of the XLM transformer: attention to itself and to a source text, feed-forward, fixed sinusoidal
+positions.
 
 Attribute names are the parameter names of the published checkpoints. Source: Lample & Conneau 2019
 (arXiv:1901.07291) section 3; Vaswani et al. 2017 (arXiv:1706.03762) section 3; facebookresearch/XLM transformer.py.
@@ -41,8 +42,9 @@ class Visibility:
         return self.open
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention with biased projections. Heads can be pruned; their width D = E / n_heads stays.
+class Attention(nn.Module):
+    """Multi-head attention with biased projections: what both kinds share. Heads can be left out; their width
+    D = E / n_heads stays.
 
     `kept_heads` holds the remaining heads in the numbering of the unpruned layer.
     """
@@ -62,6 +64,24 @@ class SelfAttention(nn.Module):
     def n_heads(self) -> int:
         """H: the heads that remain."""
         return len(self.kept_heads)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.n_heads, self.head_dim).transpose(1, 2)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=visibility.bias, dropout_p=dropout, is_causal=visibility.causal
+        )
+
+    def _merged(self, context: Tensor) -> Tensor:
+        """(B, H, T, D) through the output projection to (B, T, E)."""
+        merged: Tensor = self.out_lin(context.transpose(1, 2).flatten(2))
+        return merged
+
+
+class SelfAttention(Attention):
+    """Attention of the positions of one text to each other. Heads can be pruned."""
 
     def forward(
         self,
@@ -86,11 +106,7 @@ class SelfAttention(nn.Module):
             context = weights @ v
         else:
             context = self._fused(q, k, v, visibility)
-        merged = context.transpose(1, 2).flatten(2)
-        return self.out_lin(merged), weights if output_weights else None
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.n_heads, self.head_dim).transpose(1, 2)
+        return self._merged(context), weights if output_weights else None
 
     def _weights(self, q: Tensor, k: Tensor, visibility: Visibility, head_mask: Tensor | None) -> Tensor:
         """The explicit attention weights; softmax in float32 whatever the dtype of the model."""
@@ -102,12 +118,6 @@ class SelfAttention(nn.Module):
         weights = F.dropout(scores.softmax(-1).type_as(q), self.dropout, self.training)
         return weights if head_mask is None else weights * head_mask
 
-    def _fused(self, q: Tensor, k: Tensor, v: Tensor, visibility: Visibility) -> Tensor:
-        dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=visibility.bias, dropout_p=dropout, is_causal=visibility.causal
-        )
-
     def prune(self, heads: Iterable[int]) -> None:
         """Remove heads, given in the numbering of the unpruned layer; those already gone are skipped."""
         kept = [place for place, head in enumerate(self.kept_heads) if head not in set(heads)]
@@ -115,6 +125,18 @@ class SelfAttention(nn.Module):
         self.q_lin, self.k_lin, self.v_lin = (_rows(lin, index) for lin in (self.q_lin, self.k_lin, self.v_lin))
         self.out_lin = _columns(self.out_lin, index)
         self.kept_heads = [self.kept_heads[place] for place in kept]
+
+
+class CrossAttention(Attention):
+    """Attention of the positions of a translation to those of its source."""
+
+    def keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values (B, H, S, D) of encoder states (B, S, E): the same for every position that asks."""
+        return self._split_heads(self.k_lin(source)), self._split_heads(self.v_lin(source))
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, visibility: Visibility) -> Tensor:
+        """(B, T, E) to (B, T, E), given `keys_values` of the source and which of its positions are no padding."""
+        return self._merged(self._fused(self._split_heads(self.q_lin(x)), keys, values, visibility))
 
 
 def _rows(linear: nn.Linear, index: Tensor) -> nn.Linear:

@@ -10,14 +10,13 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .body import XLMBody, zero_padding
 from .config import XLMConfig
-from .config_checks import check_config
 from .errors import ConfigError
-from .inputs import ModelInputs, layer_head_masks, prepare
+from .inputs import layer_head_masks, prepare
 from .kv_cache import KVCache
-from .layers import FeedForward, SelfAttention, SinusoidalEmbedding, resized
+from .layers import FeedForward, SelfAttention, resized
 from .outputs import BaseModelOutput, OutputValue
-from .pretrained import PreTrainedXLM
 
 
 class Block(NamedTuple):
@@ -29,35 +28,15 @@ class Block(NamedTuple):
     norm2: nn.LayerNorm
 
 
-class XLMModel(PreTrainedXLM):
+class XLMModel(XLMBody):
     """The transformer without a head: ids to hidden states."""
 
     base_prefix: ClassVar[str] = ""
 
     def __init__(self, config: XLMConfig) -> None:
         super().__init__(config)
-        check_config(config)
         if not config.is_encoder:
-            raise ConfigError("is_encoder=False is a translation decoder, which this library does not have yet")
-        E, eps = config.emb_dim, config.layer_norm_eps
-        positions = SinusoidalEmbedding if config.sinusoidal_embeddings else nn.Embedding
-        self.position_embeddings = positions(config.max_position_embeddings, E)
-        if config.n_langs > 1 and config.use_lang_emb:
-            self.lang_embeddings: nn.Embedding | None = nn.Embedding(config.n_langs, E)
-        else:
-            self.lang_embeddings = None
-        self.embeddings = nn.Embedding(config.vocab_size, E, padding_idx=config.pad_index)
-        self.layer_norm_emb = nn.LayerNorm(E, eps=eps)
-        self.attentions = nn.ModuleList()
-        self.layer_norm1 = nn.ModuleList()
-        self.ffns = nn.ModuleList()
-        self.layer_norm2 = nn.ModuleList()
-        for layer in range(config.n_layers):
-            pruned = config.pruned_heads.get(layer, ())
-            self.attentions.append(SelfAttention(E, config.n_heads, config.attention_dropout, pruned))
-            self.layer_norm1.append(nn.LayerNorm(E, eps=eps))
-            self.ffns.append(FeedForward(E, config.gelu_activation, config.dropout, config.chunk_size_feed_forward))
-            self.layer_norm2.append(nn.LayerNorm(E, eps=eps))
+            raise ConfigError("is_encoder=False is a translation decoder: use XLMDecoder")
         self.initialise()
 
     def forward(
@@ -130,7 +109,7 @@ class XLMModel(PreTrainedXLM):
             )
             x = block.norm1(x + F.dropout(attended, config.dropout, self.training))
             x = block.norm2(x + block.ffn(x))
-            x = _zero_padding(x, inputs.token_mask)
+            x = zero_padding(x, inputs.token_mask)
             if wants_states:
                 states.append(x)
             if layer_weights is not None:
@@ -143,25 +122,10 @@ class XLMModel(PreTrainedXLM):
         )
         return output if return_dict else output.to_tuple()
 
-    def embed(self, inputs: ModelInputs) -> Tensor:
-        """The input of the first layer, (B, T, E). The order of the additions is the original's."""
-        x = self.embeddings(inputs.ids) if inputs.embeds is None else inputs.embeds
-        x = x + self.position_embeddings(inputs.position_ids)
-        if inputs.langs is not None and self.lang_embeddings is not None:
-            x = x + self.lang_embeddings(inputs.langs)
-        if inputs.token_type_ids is not None:
-            x = x + self.embeddings(inputs.token_type_ids)
-        x = F.dropout(self.layer_norm_emb(x), self.config.dropout, self.training)
-        return _zero_padding(x, inputs.token_mask)
-
     def blocks(self) -> list[Block]:
         """The L layers, first to last."""
         columns = (self.attentions, self.layer_norm1, self.ffns, self.layer_norm2)
         return [Block(*modules) for modules in zip(*columns, strict=True)]  # type: ignore[arg-type]  # untyped lists
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The word embedding table, (V, E)."""
-        return self.embeddings
 
     def resize_token_embeddings(self, vocab_size: int) -> None:
         """Keep the first rows of the word embedding table and draw new ones as at initialisation."""
@@ -183,7 +147,3 @@ class XLMModel(PreTrainedXLM):
         for layer, removed in wanted.items():
             blocks[layer].attention.prune(removed)
         self.config.pruned_heads = pruned
-
-
-def _zero_padding(x: Tensor, token_mask: Tensor | None) -> Tensor:
-    return x if token_mask is None else x * token_mask.to(x.dtype).unsqueeze(-1)

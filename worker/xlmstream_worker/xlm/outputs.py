@@ -124,3 +124,13 @@ class XLMForQuestionAnsweringOutput(ModelOutput):
     cls_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass(eq=False)
+class TranslationOutput(ModelOutput):
+    """Of XLMEncoderDecoder. `loss` () when labels were given; `logits` (B, T, V) of the translations;
+    `encoder_last_hidden_state` (B, S, E)."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    encoder_last_hidden_state: Tensor | None = None

@@ -90,8 +90,8 @@ def pack(
         pairs = zip(langs, lengths, strict=True)
         per_token_langs = [[lang] * length if isinstance(lang, int) else lang for lang, length in pairs]
     return PackedBatch(
-        ids=torch.tensor(list(chain.from_iterable(sequences[row] for row in order)), device=device),
-        position_ids=torch.cat([torch.arange(lengths[row]) for row in order]).to(device),
+        ids=_placed(torch.tensor(list(chain.from_iterable(sequences[row] for row in order))), device),
+        position_ids=_placed(torch.cat([torch.arange(lengths[row]) for row in order]), device),
         langs=_lookup("langs", per_token_langs, order, offsets, lengths, device),
         token_types=_lookup("token_type_ids", token_type_ids, order, offsets, lengths, device),
         starts=tuple(starts),
@@ -121,7 +121,15 @@ def _lookup(
         places.extend(range(offsets[place], offsets[place + 1]))
         ids.extend(value)
     everywhere = len(places) == offsets[-1]
-    return Lookup(None if everywhere else torch.tensor(places, device=device), torch.tensor(ids, device=device))
+    on_device = _placed(torch.tensor(ids), device)
+    return Lookup(None if everywhere else _placed(torch.tensor(places), device), on_device)
+
+
+def _placed(values: Tensor, device: torch.device | str) -> Tensor:
+    """On the device. On a GPU by way of pinned memory: a plain copy would wait until it has done all it was given."""
+    if torch.device(device).type == "cpu":
+        return values
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def _runs(sorted_lengths: Sequence[int]) -> tuple[Run, ...]:
@@ -158,23 +166,52 @@ def encode_packed(model: XLMModel, batch: PackedBatch, *, layer: int | None = No
     Raises ValueError for a model in training mode, a sequence longer than the model's positions, or a layer it does
     not have.
     """
-    if model.training:
-        raise ValueError("packed encoding is for inference: call model.eval() first")
-    blocks = model.blocks()
-    depth = len(blocks) if layer is None else layer
-    if not 0 <= depth <= len(blocks):
-        raise ValueError(f"layer must be from 0 to {len(blocks)}, not {layer}")
-    if max(batch.lengths) > model.config.max_position_embeddings:
-        raise ValueError(
-            f"a sequence of {max(batch.lengths)} tokens exceeds max_position_embeddings "
-            f"{model.config.max_position_embeddings}"
-        )
-    attend = PaddedAttention(batch) if batch.ids.is_cuda else RunAttention(batch)
-    x = _embed(model, batch)
-    for block in blocks[:depth]:
-        x = block.norm1(x.add_(_attention(block.attention, x, attend, model.config.causal)))
-        x = block.norm2(block.ffn.transform(x).add_(x))
-    return PackedStates(x, batch)
+    encoding = PackedEncoding(model, batch)
+    depth = encoding.layers if layer is None else layer
+    if not 0 <= depth <= encoding.layers:
+        raise ValueError(f"layer must be from 0 to {encoding.layers}, not {layer}")
+    encoding.advance(depth)
+    return encoding.states
+
+
+class PackedEncoding:
+    """A packed batch on its way through the layers of a model, as many at a time as suits the caller.
+
+    Attributes:
+        layers: how many the model has.
+        done: how many the batch has passed.
+    """
+
+    def __init__(self, model: XLMModel, batch: PackedBatch) -> None:
+        """Computes the embeddings. Raises ValueError as `encode_packed`."""
+        if model.training:
+            raise ValueError("packed encoding is for inference: call model.eval() first")
+        if max(batch.lengths) > model.config.max_position_embeddings:
+            raise ValueError(
+                f"a sequence of {max(batch.lengths)} tokens exceeds max_position_embeddings "
+                f"{model.config.max_position_embeddings}"
+            )
+        self._blocks = model.blocks()
+        self._causal = model.config.causal
+        self._batch = batch
+        self._attend = PaddedAttention(batch) if batch.ids.is_cuda else RunAttention(batch)
+        with torch.no_grad():
+            self._x = _embed(model, batch)
+        self.layers, self.done = len(self._blocks), 0
+
+    @torch.no_grad()
+    def advance(self, layers: int) -> None:
+        """Pass the next `layers` layers, or those that are left."""
+        x = self._x
+        for block in self._blocks[self.done : self.done + layers]:
+            x = block.norm1(x.add_(_attention(block.attention, x, self._attend, self._causal)))
+            x = block.norm2(block.ffn.transform(x).add_(x))
+            self._x, self.done = x, self.done + 1
+
+    @property
+    def states(self) -> PackedStates:
+        """The hidden states after the layers passed so far. They are overwritten by the next ones."""
+        return PackedStates(self._x, self._batch)
 
 
 def _embed(model: XLMModel, batch: PackedBatch) -> Tensor:
@@ -229,7 +266,7 @@ class PaddedAttention:
     def __init__(self, batch: PackedBatch) -> None:
         device = batch.ids.device
         self._shape = (len(batch), max(batch.lengths))
-        lengths = torch.tensor(sorted(batch.lengths), device=device)
+        lengths = _placed(torch.tensor(sorted(batch.lengths)), device)
         rows = torch.repeat_interleave(torch.arange(len(batch), device=device), lengths, output_size=len(batch.ids))
         self._places = rows * self._shape[1] + batch.position_ids
         self._open = (torch.arange(self._shape[1], device=device) < lengths[:, None])[:, None, None]

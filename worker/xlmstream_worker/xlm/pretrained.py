@@ -150,7 +150,7 @@ class PreTrainedXLM(nn.Module):
         with torch.device("meta"):
             model = cls(config)
         report = model._load(
-            tensors, _dtype(dtype, config, tensors), torch.device(device), ignore_mismatched_sizes, source
+            tensors, resolved_dtype(dtype, config.dtype, tensors), torch.device(device), ignore_mismatched_sizes, source
         )
         model.eval()
         return (model, report) if output_loading_info else model
@@ -214,14 +214,16 @@ def _overridden(config: XLMConfig, overrides: dict[str, object]) -> XLMConfig:
     return XLMConfig.from_dict(config.to_dict(), **overrides) if overrides else config
 
 
-def _dtype(wanted: torch.dtype | str | None, config: XLMConfig, tensors: dict[str, Tensor]) -> torch.dtype:
+def resolved_dtype(wanted: torch.dtype | str | None, stated: str | None, tensors: dict[str, Tensor]) -> torch.dtype:
+    """The floating-point type to load weights in: what is wanted; with "auto" what the configuration states, else what
+    the file has; float32 by default."""
     if wanted is None:
         return torch.float32
     if isinstance(wanted, torch.dtype):
         return wanted
     if wanted == "auto":
         stored = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.float32)
-        wanted = config.dtype or str(stored).removeprefix("torch.")
+        wanted = stated or str(stored).removeprefix("torch.")
     if wanted not in _DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)} or auto, not {wanted!r}")
     return _DTYPES[wanted]
