@@ -9,6 +9,7 @@ import pytest
 import torch
 from decoder.plain import MARGIN, Transcript, build_model, next_scores, plain_greedy, run
 from xlmstream_worker.decoder import DecoderEngine
+from xlmstream_worker.linear import Linear, rows_for
 from xlmstream_worker.sequences import (
     BeamParameters,
     DecodingMode,
@@ -411,21 +412,24 @@ def test_warm_up_leaves_an_idle_engine(causal_model: XLMWithLMHeadModel, masked_
         assert engine.step().tokens == ()
 
 
-def test_ten_thousand_requests_leak_no_slot_and_no_key() -> None:
-    model = build_model(n_layers=1, emb_dim=8, n_heads=2)
-    engine = DecoderEngine(model, EngineConfig(max_slots=16))
-    rng = random.Random(0)
-    before = engine._cache.bytes
-    for number in range(10_000):
-        engine.add(
-            SequenceRequest(f"r{number}", (rng.randrange(97),) * rng.randint(1, 4), max_new_tokens=rng.randint(1, 3))
-        )
-        if number % 8 == 0:
-            engine.cancel(f"r{rng.randint(max(0, number - 20), number)}")
-        if engine.free_slots == 0:
-            engine.step()
-    while not engine.idle:
-        engine.step()
-    assert engine.free_slots == 16
-    assert not engine._scheduler._keys
-    assert engine._cache.bytes == before
+@pytest.mark.parametrize("weights", [(24, 16), (2048, 1024)])
+def test_linear_layers_equal_the_plain_product_for_any_number_of_rows(weights: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    weight, bias = torch.randn(weights) * 0.1, torch.randn(weights[0])
+    linear = Linear(weight, bias)
+    for rows in (1, 2, 3, 5, 8, 9, 13, 17, 33, 65):
+        x = torch.randn(rows, weights[1])
+        assert torch.allclose(linear(x), torch.nn.functional.linear(x, weight, bias), atol=1e-4)
+
+
+def test_few_different_numbers_of_rows_are_computed() -> None:
+    assert all(rows <= rows_for(rows) <= 1.25 * rows for rows in range(1, 3000))
+    assert all(rows_for(rows) == rows for rows in range(1, 9))
+    assert len({rows_for(rows) for rows in range(1, 257)}) == 28
+
+
+def test_rows_of_a_masked_model_begin_in_the_same_step(masked_model: XLMWithLMHeadModel) -> None:
+    engine = DecoderEngine(masked_model, EngineConfig(max_slots=9))
+    for number in range(9):
+        engine.add(SequenceRequest(f"r{number}", (5, 6, number), mode=DecodingMode.MASK_APPEND, max_new_tokens=2))
+    assert engine.step().batch_size == 9

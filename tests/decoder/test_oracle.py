@@ -138,6 +138,24 @@ def test_beam_search(pair, beams: int, length_penalty: float, early_stopping: ob
     assert ours(model, requests, late_readback=beams == 2) == expected
 
 
+@pytest.mark.parametrize("length_penalty", [0.5, 2.0])
+def test_the_scores_of_beams(pair, length_penalty: float) -> None:  # type: ignore[no-untyped-def]
+    model, oracle = pair
+    request = SequenceRequest(
+        "a", (9, 8, 7), 1, DecodingMode.MASK_APPEND, max_new_tokens=12, eos_id=EOS, candidates=4,
+        beam_search=BeamParameters(4, length_penalty),
+    )  # fmt: skip
+    with torch.inference_mode():
+        expected = oracle.generate(
+            torch.tensor([request.prompt_ids]), do_sample=False, pad_token_id=PAD, eos_token_id=EOS, max_new_tokens=12,
+            num_beams=4, num_return_sequences=4, length_penalty=length_penalty,
+            output_scores=True, return_dict_in_generate=True,
+        ).sequences_scores  # fmt: skip
+    outputs = run(DecoderEngine(model, EngineConfig(max_slots=4)), [(0, request)]).outputs
+    scores = [{output.score for output in outputs["a", candidate]} for candidate in range(4)]
+    assert [one for said in scores for one in said] == pytest.approx(expected.tolist(), abs=1e-4)
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_rows_with_padding_inside(pair, beams: int) -> None:  # type: ignore[no-untyped-def]
     """The lengths that XLM infers are then short, and `generate` reads a zeroed position."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -10,12 +12,15 @@ from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from xlmstream_worker.drawing import draw, drawings_of, pick, weights_left
-from xlmstream_worker.draws import signed_seed, uniforms
+from xlmstream_worker import drawing as drawing_module
+from xlmstream_worker.drawing import Way, draw, drawings_of, weights_left
+from xlmstream_worker.draws import signed_seed, streams_of, uniforms
 from xlmstream_worker.lanes import Row
 from xlmstream_worker.penalties import History, Occurrence
-from xlmstream_worker.selection import best_k, best_token, mass_floor, share_floor
+from xlmstream_worker.picking import block_sums, pick
+from xlmstream_worker.selection import BLOCK, SMALL_BLOCK, best_k, best_token, block_maxima, mass_floor, share_floor
 from xlmstream_worker.sequences import SamplingParameters, SequenceRequest
+from xlmstream_worker.share import attempts_for, draw_ahead
 
 
 def shifted(rows: int, vocabulary: int, scale: float, seed: int) -> Tensor:
@@ -42,7 +47,7 @@ def test_nuclei_are_the_smallest_that_suffice(scale: float, top_p: float, vocabu
     wanted = torch.full((3,), top_p)
     weights = scores.exp()
     for floor in (
-        share_floor(scores, weights, wanted, weights.sum(-1)),
+        share_floor(scores, weights, wanted),
         mass_floor(scores, weights, wanted * weights.sum(-1)),
     ):
         for row in range(3):
@@ -60,15 +65,17 @@ def test_selection_equals_that_of_torch(vocabulary: int) -> None:
     scores = shifted(6, vocabulary, 1.0, 2)
     scores[0] = 0.5  # all equal: the first wins
     scores[1, vocabulary // 2 :] = -torch.inf
-    ids, values = best_token(scores)
-    assert ids.tolist() == [0, *scores[1:].argmax(-1).tolist()]
-    assert values.tolist() == scores.amax(-1).tolist()
+    for size in (SMALL_BLOCK, BLOCK):
+        maxima = block_maxima(scores, size)
+        assert maxima.amax(-1).tolist() == scores.amax(-1).tolist()
+        assert best_token(scores, maxima).tolist() == [0, *scores[1:].argmax(-1).tolist()]
     for k in (1, 3, 40, 300):
         if k <= vocabulary // 2:
-            values, ids = best_k(scores[1:], k)
             expected = scores[1:].topk(k)
-            assert values.equal(expected.values)
-            assert ids.equal(expected.indices)
+            for maxima in (None, block_maxima(scores[1:], SMALL_BLOCK)):
+                values, ids = best_k(scores[1:], k, maxima)
+                assert values.equal(expected.values)
+                assert ids.equal(expected.indices)
 
 
 @pytest.mark.parametrize("vocabulary", [1, 7, 256, 257, 1000])
@@ -79,7 +86,8 @@ def test_pick_follows_the_weights(vocabulary: int) -> None:
         weights[0] = 1.0
     edges = weights.double().cumsum(0) / weights.double().sum()
     targets = torch.linspace(0.0005, 0.9995, 2000)
-    chosen = pick(weights.expand(2000, -1).contiguous(), targets)
+    spread = weights.expand(2000, -1).contiguous()
+    chosen = pick(spread, block_sums(spread), targets)
     expected = torch.searchsorted(edges, targets.double(), right=True)
     assert (weights[chosen] > 0).all()
     differing = chosen != expected
@@ -90,14 +98,14 @@ def test_pick_follows_the_weights(vocabulary: int) -> None:
 def test_pick_never_leaves_the_support() -> None:
     weights = torch.zeros(4, 600)
     weights[0, 0] = weights[1, 599] = weights[2, 300] = weights[3, 255] = 1e-30
-    for uniform in (1e-9, 0.5, 1 - 2**-24, 1.0):
-        assert pick(weights, torch.full((4,), uniform)).tolist() == [0, 599, 300, 255]
+    for uniform in (1e-9, 0.5, 1 - 2**-22):
+        assert pick(weights, block_sums(weights), torch.full((4,), uniform)).tolist() == [0, 599, 300, 255]
 
 
 def test_draws_are_uniform_and_uncorrelated() -> None:
     seeds = torch.arange(200, dtype=torch.int64)[:, None].expand(200, 500).flatten()
     index = torch.arange(500)[None].expand(200, 500).flatten()
-    draws = uniforms(seeds, torch.zeros_like(seeds), index).view(200, 500).double()
+    draws = uniforms(streams_of(seeds, torch.zeros_like(seeds)), index).view(200, 500).double()
     assert draws.min() > 0
     assert draws.max() < 1
     counts = torch.histc(draws, 100, 0, 1)
@@ -111,7 +119,7 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 7), st.integers(0, 511))
 def test_a_draw_is_a_function_of_seed_candidate_and_index(seed: int, other: int, candidate: int, index: int) -> None:
     def one(s: int, c: int, i: int) -> float:
-        return float(uniforms(torch.tensor([signed_seed(s)]), torch.tensor([c]), torch.tensor([i])))
+        return float(uniforms(streams_of(torch.tensor([signed_seed(s)]), torch.tensor([c])), torch.tensor([i])))
 
     assert one(seed, candidate, index) == one(seed, candidate, index)
     assert one(seed, candidate, index) != one(seed, candidate + 1, index)
@@ -130,7 +138,7 @@ def test_draws_match_splitmix_in_plain_integers() -> None:
     for seed, candidate, index in ((0, 0, 0), (2**64 - 1, 3, 17), (12345, 1, 511)):
         stream = mix((seed + (candidate + 1) * golden) % 2**64)
         expected = ((mix((stream + (index + 1) * golden) % 2**64) >> 40) + 0.5) / 2**24
-        got = uniforms(torch.tensor([signed_seed(seed)]), torch.tensor([candidate]), torch.tensor([index]))
+        got = uniforms(streams_of(torch.tensor([signed_seed(seed)]), torch.tensor([candidate])), torch.tensor([index]))
         assert float(got) == pytest.approx(expected, rel=1e-7)
 
 
@@ -146,7 +154,13 @@ WISHES = [
     SamplingParameters(temperature=1.0, typical_p=0.6),
     SamplingParameters(temperature=0.9, top_k=200, top_p=0.95, min_p=0.01, typical_p=0.9),
     SamplingParameters(temperature=2.0, top_k=30, typical_p=0.3),
+    SamplingParameters(temperature=1.0, top_k=2000, top_p=0.7),
+    SamplingParameters(temperature=1.0, top_p=0.9, typical_p=0.6),
+    SamplingParameters(temperature=1.2, top_p=0.9, min_p=0.02),
+    SamplingParameters(temperature=1.0, min_p=0.01, typical_p=0.8),
 ]
+# Drawn from all, and again where the token is not in the share.
+SHARES = [wish for wish in WISHES if Way.of(wish) is Way.OPEN and (wish.top_p < 1 or wish.typical_p < 1)]
 
 
 def restricted_by_transformers(scores: Tensor, wish: SamplingParameters) -> Tensor:
@@ -170,29 +184,128 @@ def test_restrictions_leave_what_those_of_transformers_leave(scale: float) -> No
         scores = shifted(2, 3072, scale, 3)
         expected = restricted_by_transformers(scores[1], wish)
         (drawing,) = drawings_of(rows_of(wish, wish), scores.device)
-        weights = weights_left((scores - scores.amax(-1, keepdim=True)) / wish.temperature, drawing)[1].double()
+        keys = (scores - scores.amax(-1, keepdim=True)) * drawing.sharpness
+        if drawing.way is Way.FEW:  # what is left of the best k, the rest is out
+            values, ids = best_k(keys, drawing.widest_k)
+            weights = torch.zeros(2, 3072).scatter_(1, ids, weights_left(values, drawing))[1].double()
+        else:
+            weights = weights_left(keys, drawing)[1].double()
         # A token at the very edge may fall on either side.
         edge = float(expected[expected > 0].min())
         assert (weights / weights.sum() - expected).abs().sum() < 2.5 * edge + 1e-5
 
 
+def drawn_together(scores: Tensor, wishes: Sequence[SamplingParameters], index: Tensor) -> Tensor:
+    maxima = block_maxima(scores, SMALL_BLOCK)
+    drawn = torch.full((len(wishes),), -1)
+    for drawing in drawings_of(rows_of(*wishes), scores.device):
+        rows = torch.arange(len(wishes)) if drawing.rows is None else drawing.rows
+        drawn[rows] = draw(scores[rows], maxima[rows], drawing, index[rows])
+    return drawn
+
+
+def uniform(wish: SamplingParameters, index: int, attempt: int = 0) -> float:
+    streams = streams_of(torch.tensor([signed_seed(wish.seed)]), torch.tensor([0]))
+    return float(uniforms(streams, torch.tensor([index]), attempt))
+
+
+def plain_draw(scores: Tensor, wish: SamplingParameters, index: int) -> tuple[int, float]:
+    """The token, by sorting in float64 and drawing from all until one is in the share; and how near it was to being
+    another."""
+    probabilities = (scores.double() / wish.temperature).softmax(-1)
+    if wish.typical_p == 1:
+        share, keys = wish.top_p, probabilities
+    else:
+        share = wish.typical_p
+        surprisal = -probabilities.log()
+        keys = -(surprisal - (probabilities * surprisal).nan_to_num(0.0).sum()).abs()
+    order = keys.sort(descending=True).indices
+    before = torch.zeros_like(probabilities)
+    before[order[1:]] = probabilities[order].cumsum(0)[:-1]
+    left, near = probabilities.clone(), 1.0
+    for attempt in range(1000):
+        running = left.cumsum(0) / left.sum()
+        u = uniform(wish, index, attempt)
+        token = int(torch.searchsorted(running, u, right=True))
+        near = min(near, float((running - u).abs().min()), abs(float(before[token]) - share))
+        if share == 1 or before[token] < share:
+            return token, near
+        left[keys <= keys[token]] = 0.0
+    raise AssertionError("no token is in the share")
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 4.0])
+def test_draws_from_a_share_equal_sorting_and_trying_again(scale: float) -> None:
+    """Also without looking at results, as on a GPU."""
+    wishes = [
+        replace(wish, seed=seed)
+        for wish in (
+            SamplingParameters(temperature=0.7),
+            SamplingParameters(temperature=1.0, top_p=0.9),
+            SamplingParameters(temperature=0.3, top_p=0.5),
+            SamplingParameters(temperature=1.5, top_p=0.05),
+            SamplingParameters(temperature=1.0, typical_p=0.9),
+            SamplingParameters(temperature=1.0, typical_p=0.2),
+        )
+        for seed in range(20)
+    ]
+    scores = shifted(len(wishes), 3072, scale, 6)
+    index = torch.arange(len(wishes)) % 7
+    drawn = drawn_together(scores.clone(), wishes, index)
+    with mock.patch.object(drawing_module, "draw_preferred", draw_ahead):
+        ahead = drawn_together(scores.clone(), wishes, index)
+    assert drawn.equal(ahead)
+    clear = 0
+    for place, wish in enumerate(wishes):
+        expected, near = plain_draw(scores[place], wish, int(index[place]))
+        if near > 1e-5:
+            clear += 1
+            assert int(drawn[place]) == expected, wish
+    assert clear > 0.8 * len(wishes)
+
+
+@pytest.mark.parametrize("wish", WISHES, ids=range(len(WISHES)))
+def test_draws_are_distributed_as_restricted(wish: SamplingParameters) -> None:
+    count = 4000
+    scores = shifted(1, 256, 1.5, 8)
+    expected = restricted_by_transformers(scores[0], wish)
+    drawn = drawn_together(scores.expand(count, -1).contiguous(), [wish] * count, torch.arange(count))
+    counts = torch.bincount(drawn, minlength=256).double()
+    assert not counts[expected == 0].any()
+    likely = expected * count > 5
+    chi_square = float(((counts - expected * count) ** 2 / (expected * count))[likely].sum())
+    degrees = int(likely.sum())
+    assert chi_square < degrees + 5 * (2 * degrees) ** 0.5
+
+
 @pytest.mark.parametrize("scale", [0.2, 4.0])
 def test_all_ways_of_drawing_draw_the_same(scale: float) -> None:
-    """The shortcuts for top-k and top-p, whatever the rows beside, pick from the weights of the general way."""
-    wishes = [replace(wish, seed=seed) for wish in WISHES for seed in range(12)]
+    """Where one uniform number decides, it is the one that falls on the token in the distribution that is left."""
+    wishes = [replace(wish, seed=seed) for wish in WISHES if wish not in SHARES for seed in range(12)]
     scores = shifted(len(wishes), 3072, scale, 5)
-    index = torch.arange(len(wishes))
-    rows = rows_of(*wishes)
-    drawn = torch.full((len(rows),), -1)
-    for drawing in drawings_of(rows, scores.device):
-        assert drawing.rows is not None
-        drawn[drawing.rows] = draw(scores[drawing.rows], drawing, index[drawing.rows])
+    drawn = drawn_together(scores.clone(), wishes, torch.arange(len(wishes)))
     for place, wish in enumerate(wishes):
         cumulated = restricted_by_transformers(scores[place], wish).cumsum(0)
-        uniform = uniforms(torch.tensor([signed_seed(wish.seed)]), torch.tensor([0]), index[place : place + 1])
         got = int(drawn[place])
         below = float(cumulated[got - 1]) if got else 0.0
-        assert below - 1e-3 <= float(uniform) <= float(cumulated[got]) + 1e-3
+        assert below - 1e-3 <= uniform(wish, place) <= float(cumulated[got]) + 1e-3
+
+
+def test_attempts_suffice_for_any_share() -> None:
+    assert attempts_for(1.0) == 1
+    assert attempts_for(0.9) < attempts_for(0.5) < attempts_for(0.01) < 32
+
+
+@pytest.mark.parametrize("temperature", [1e-40, 1e-3, 1e3])
+def test_extreme_temperatures(temperature: float) -> None:
+    scores = shifted(2, 1024, 5.0, 1)
+    scores[1, 5:] = -torch.inf
+    drawn = drawn_together(
+        scores.clone(), [SamplingParameters(temperature=temperature, top_p=0.9)] * 2, torch.arange(2)
+    )
+    if temperature < 1:
+        assert drawn.tolist() == scores.argmax(-1).tolist()
+    assert drawn[1] < 5
 
 
 def test_presence_and_frequency_count_the_output_only() -> None:

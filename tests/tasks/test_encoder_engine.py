@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tasks.conftest import Zoo
 from xlmstream_worker.encoder import EncoderConfig, EncoderEngine
-from xlmstream_worker.encoder_batches import GOOD_BATCHES_TO_GROW, Batcher, Job, TokenBudget
+from xlmstream_worker.encoder_batches import (
+    BATCHES_WITHOUT_BULK,
+    BULK_PART,
+    GOOD_BATCHES_TO_GROW,
+    Batcher,
+    Job,
+    TokenBudget,
+)
 from xlmstream_worker.encoder_inputs import (
     Candidates,
     ChoiceFit,
@@ -286,24 +293,65 @@ def test_what_is_out_of_range_is_refused_before_it_reaches_the_device(
 
 
 @given(
-    requests=st.lists(st.tuples(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.booleans()), max_size=8),
+    requests=st.lists(
+        st.tuples(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.booleans(), st.booleans()), max_size=8
+    ),
     budget=st.integers(1, 120),
 )
 def test_batches_hold_every_input_once_and_never_more_than_fits(
-    requests: list[tuple[list[int], bool]], budget: int
+    requests: list[tuple[list[int], bool, bool]], budget: int
 ) -> None:
-    batcher = Batcher()
-    for number, (lengths, by_itself) in enumerate(requests):
+    batcher = Batcher(bulk_tokens=40)
+    for number, (lengths, by_itself, bulk) in enumerate(requests):
         inputs = tuple(EncoderInput((0,) * length, Labels()) for length in lengths)
-        batcher.add(EncoderRequest(str(number), inputs, by_itself))
+        batcher.add(EncoderRequest(str(number), inputs, by_itself, bulk))
     seen = []
     while batch := batcher.next(budget):
         assert len(batch) == 1 or sum(job.tokens for job in batch) <= budget
         assert len({job.key for job in batch}) == 1 or not any(job.alone for job in batch)
         seen += [(job.key, job.index) for job in batch]
     assert not batcher
-    expected = [(str(number), index) for number, (lengths, _) in enumerate(requests) for index in range(len(lengths))]
+    expected = [(str(number), index) for number, (lengths, *_) in enumerate(requests) for index in range(len(lengths))]
     assert sorted(seen) == sorted(expected)
+
+
+def embeddings(key: str, count: int, tokens: int = 10, *, bulk: bool = False) -> EncoderRequest:
+    inputs = (EncoderInput((0,) * tokens, Vectors(Pooling.MEAN)),) * count
+    return EncoderRequest(key, inputs, bulk=bulk)
+
+
+def test_bulk_work_has_whole_batches_until_others_wait_and_then_fills_up_theirs_by_a_little() -> None:
+    batcher, budget = Batcher(bulk_tokens=80), 160
+    batcher.add(embeddings("job", 100, bulk=True))
+    assert [job.key for job in batcher.next(budget)] == ["job"] * 8
+    batcher.add(embeddings("asked", 3))
+    assert [job.key for job in batcher.next(budget)] == ["asked"] * 3 + ["job"] * (8 // BULK_PART)
+    batcher.add(embeddings("asked much", 17))
+    assert [job.key for job in batcher.next(budget)] == ["asked much"] * 16
+    assert [job.key for job in batcher.next(budget)] == ["asked much"] + ["job"] * (8 // BULK_PART)
+    assert [job.key for job in batcher.next(budget)] == ["job"] * 8
+
+
+def test_bulk_work_gets_a_batch_now_and_then_however_much_others_ask() -> None:
+    batcher, budget = Batcher(bulk_tokens=160), 160
+    batcher.add(embeddings("job", 100, bulk=True))
+    batcher.add(embeddings("asked", 16 * 30))
+    owners = []
+    for _ in range(27):
+        batch = batcher.next(budget)
+        assert len({job.key for job in batch}) == 1
+        owners.append(batch[0].key)
+    assert owners == [*["asked"] * BATCHES_WITHOUT_BULK, "job"] * 3
+
+
+def test_bulk_requests_take_turns_and_can_be_cancelled() -> None:
+    batcher = Batcher(bulk_tokens=60)
+    batcher.add(embeddings("one", 100, bulk=True))
+    batcher.add(embeddings("other", 100, bulk=True))
+    assert [job.key for job in batcher.next(60)] == ["one", "other"] * 3
+    batcher.cancel("one")
+    assert {job.key for job in batcher.next(60)} == {"other"}
+    assert "one" not in batcher
 
 
 def test_a_budget_grows_only_after_a_row_of_good_batches() -> None:

@@ -92,7 +92,7 @@ async def execute(url: str, asked: Sequence[tuple[str, Task.ValueType, Message]]
             await look(name)
         frames = gateway.frames()
         while len(ended) < len(names):
-            arrival = await asyncio.wait_for(anext(frames), 30)
+            arrival = await asyncio.wait_for(anext(frames), 120)
             for item in arrival.frame.items:
                 if item.terminal:
                     await look(item.execution_id)

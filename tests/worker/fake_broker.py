@@ -5,8 +5,36 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from xlmstream_server.broker import BrokerDown, Fenced, Output, Published, Stop, Taken, is_terminal
+from xlmstream.v1.job_pb2 import JobResult
+from xlmstream_server.broker import (
+    BrokerDown,
+    Fenced,
+    ItemResult,
+    Output,
+    Published,
+    Stop,
+    Taken,
+    TakenChunk,
+    is_terminal,
+)
 from xlmstream_server.broker.v1.messages_pb2 import Event, WorkerCard
+
+
+class FakeBell:
+    """Rings when there is something in a queue that was not there before."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self._broker = broker
+        self._seen = 0
+
+    def wait(self, timeout_s: float) -> bool:
+        with self._broker.changed:
+            rung = self._broker.changed.wait_for(lambda: self._broker.given > self._seen, timeout_s)
+            self._seen = self._broker.given
+            return rung
+
+    def close(self) -> None:
+        pass
 
 
 class FakeBroker:
@@ -17,8 +45,11 @@ class FakeBroker:
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
+        self.given = 0
         self.queue: list[Taken] = []
+        self.chunks: list[TakenChunk] = []
         self.events: dict[str, list[Event]] = {}
+        self.results: dict[str, dict[int, JobResult]] = {}
         self.stops: dict[str, Stop] = {}
         self.down = False
         self.fence = False
@@ -29,6 +60,8 @@ class FakeBroker:
         self.handed_over: tuple[str, ...] | None = None
         self._unanswered: list[Taken] = []
         self._held: dict[str, list[Event]] = {}  # with what is not sent
+        self._missing: dict[str, set[int]] = {}  # of each chunk, the items without a result
+        self._unsent: list[ItemResult] = []
 
     @property
     def life(self) -> str:
@@ -36,11 +69,13 @@ class FakeBroker:
 
     @property
     def held(self) -> tuple[str, ...]:
-        return tuple(self._held)
+        return (*self._held, *self._missing)
 
-    def give(self, *taken: Taken) -> None:
+    def give(self, *taken: Taken | TakenChunk) -> None:
         with self.changed:
-            self.queue += taken
+            self.given += 1
+            for one in taken:
+                (self.chunks if isinstance(one, TakenChunk) else self.queue).append(one)
             self.changed.notify_all()
 
     def until(self, condition: Callable[[], bool]) -> None:
@@ -59,6 +94,8 @@ class FakeBroker:
         if self.fence:
             self.fence = False
             self._held.clear()
+            self._missing.clear()
+            self._unsent.clear()
             raise Fenced("others have it")
 
     def begin(self) -> str:
@@ -84,8 +121,17 @@ class FakeBroker:
             self._held |= {one.envelope.execution_id: [] for one in taken}
             return taken
 
-    def publish(self, outputs: Sequence[Output]) -> Published:
+    def take_chunks(self, n: int) -> list[TakenChunk]:
         with self.changed:
+            self._call()
+            assert n > 0
+            taken, self.chunks = self.chunks[:n], self.chunks[n:]
+            self._missing |= {one.chunk_id: {item.index for item in one.items} for one in taken}
+            return taken
+
+    def publish(self, outputs: Sequence[Output], results: Sequence[ItemResult] = ()) -> Published:
+        with self.changed:
+            self._unsent += results
             for output in outputs:
                 if output.execution_id in self._held:
                     self._held[output.execution_id] += output.events
@@ -95,12 +141,25 @@ class FakeBroker:
                 events.clear()
                 if self.ended(execution_id):
                     del self._held[execution_id]
-            stops = {execution_id: stop for execution_id, stop in self.stops.items() if execution_id in self._held}
-            for execution_id, stop in stops.items():
-                if stop is Stop.LOST:
-                    del self._held[execution_id]
+            self._take_in_results()
+            stops = {name: stop for name, stop in self.stops.items() if name in self.held}
+            for name, stop in stops.items():
+                if name in self._missing:
+                    del self._missing[name]
+                elif stop is Stop.LOST:
+                    del self._held[name]
             self.changed.notify_all()
-            return Published(stops, len(self.queue))
+            return Published(stops, len(self.queue), len(self.chunks))
+
+    def _take_in_results(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        for one in unsent:
+            missing = self._missing.get(one.chunk_id, set())
+            if one.result.index in missing:
+                missing.remove(one.result.index)
+                self.results.setdefault(one.chunk_id, {})[one.result.index] = one.result
+                if not missing:
+                    del self._missing[one.chunk_id]
 
     def renew(self) -> None:
         with self.changed:
@@ -118,7 +177,10 @@ class FakeBroker:
     def wait(self, timeout_s: float) -> bool:
         with self.changed:
             self._call()
-            return self.changed.wait_for(lambda: bool(self.queue), min(timeout_s, 0.05))
+            return self.changed.wait_for(lambda: bool(self.queue or self.chunks), min(timeout_s, 0.05))
+
+    def bell(self) -> FakeBell:
+        return FakeBell(self)
 
     def close(self) -> None:
         with self.changed:

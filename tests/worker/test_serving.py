@@ -3,67 +3,19 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 from worker.fake_broker import FakeBroker
 from worker.requests import generate, row
+from worker.watched import SLOTS, WatchedEngine
 from xlmstream.v1.common_pb2 import TASK_DETOKENIZE, TASK_TOKENIZE, TextInput, TokenIds
 from xlmstream.v1.inference_pb2 import DetokenizeRequest, TokenizeRequest
 from xlmstream.version import __version__
 from xlmstream_server.broker import Stop, Taken
 from xlmstream_server.broker.v1.messages_pb2 import Event
-from xlmstream_worker.decoder import DecoderEngine
-from xlmstream_worker.encoder import EncoderEngine
 from xlmstream_worker.models import LoadedModel
-from xlmstream_worker.sequences import EngineConfig, StepResult
-from xlmstream_worker.serving import Engines, Serving
-
-SLOTS = 4
-
-
-class WatchedEngine(DecoderEngine):
-    """Counts steps, and can be made slow, or to hang in one."""
-
-    def __init__(self, toy: LoadedModel) -> None:
-        super().__init__(toy.network, EngineConfig(max_slots=SLOTS))
-        self.steps = 0
-        self.step_s = 0.0
-        self.may_step = threading.Event()
-        self.may_step.set()
-        self.after_step: Callable[[StepResult], None] = lambda result: None
-
-    def step(self) -> StepResult:
-        self.may_step.wait()
-        time.sleep(self.step_s)
-        result = super().step()
-        self.steps += 1
-        self.after_step(result)
-        return result
-
-
-@pytest.fixture
-def broker() -> FakeBroker:
-    return FakeBroker()
-
-
-@pytest.fixture
-def engine(toy: LoadedModel) -> WatchedEngine:
-    return WatchedEngine(toy)
-
-
-@pytest.fixture
-def serving(toy: LoadedModel, engine: WatchedEngine, broker: FakeBroker) -> Iterator[Serving]:
-    serving = Serving(toy, Engines(engine, EncoderEngine(toy.network)), broker, alive=lambda: None, stall_limit_s=0.1)
-    serving.start()
-    yield serving
-    broker.down = False
-    engine.may_step.set()
-    serving.drain(0.0)
-    serving.join()
-    assert broker.handed_over is not None
+from xlmstream_worker.serving import Serving
 
 
 def taken(name: str, text: str = "the lord", journal: tuple[Event, ...] = (), **parameters: object) -> Taken:

@@ -1,19 +1,22 @@
-"""How much a worker takes from the queue: the one rule for every task.
+"""How much a worker takes from the queue: the one rule for every task. Chunks of jobs have their own.
 
-A generation occupies a slot for as long as it runs. Everything else costs tokens, and a worker holds a few batches'
-worth: one that is computed, one that is being tokenised, one whose messages are being built. More would only be missed
-by other workers. Costs are the gateway's estimates, so how many executions fit is an estimate as well. Pure.
+A generation, as a translation, occupies a slot for as long as it runs. Everything else costs tokens, and a worker holds
+a few batches' worth: one that is computed, one that is being tokenised, one whose messages are being built. More would
+only be missed by other workers. Costs are the gateway's estimates, so how many executions fit is an estimate as well.
+Pure.
 """
 
 from __future__ import annotations
 
 import math
 
-from xlmstream.v1.common_pb2 import TASK_GENERATE
+from xlmstream.v1.common_pb2 import TASK_GENERATE, TASK_TRANSLATE
 from xlmstream_server.broker.v1.messages_pb2 import Envelope
 
 BATCHES_IN_HAND = 3
 MOST_AT_ONCE = 256
+# The tasks that occupy slots.
+GENERATING = frozenset((TASK_GENERATE, TASK_TRANSLATE))
 # Of the mean cost, how much the newest execution counts.
 _NEWEST = 0.05
 
@@ -31,7 +34,7 @@ class Admission:
 
     def took(self, envelope: Envelope) -> None:
         """An execution is in hand."""
-        if envelope.task == TASK_GENERATE:
+        if envelope.task in GENERATING:
             self._generating += 1
             return
         cost = _cost(envelope)
@@ -40,18 +43,17 @@ class Admission:
 
     def ended(self, envelope: Envelope) -> None:
         """An execution is in hand no more."""
-        if envelope.task == TASK_GENERATE:
+        if envelope.task in GENERATING:
             self._generating -= 1
         else:
             self._tokens -= _cost(envelope)
 
-    @property
-    def room(self) -> int:
-        """How many more executions to take. Of what kind the next ones are cannot be chosen, so there must be room
-        for either."""
+    def room(self, own_slots: int = 0) -> int:
+        """How many more executions to take, where `own_slots` are left to jobs. Of what kind the next ones are cannot
+        be chosen, so there must be room for either."""
         by_tokens = math.ceil(max(self._most_tokens - self._tokens, 0) / self._mean_tokens)
         room = min(by_tokens, MOST_AT_ONCE)
-        return min(room, max(self._slots - self._generating, 0)) if self._slots else room
+        return min(room, max(self._slots - own_slots - self._generating, 0)) if self._slots else room
 
 
 def _cost(envelope: Envelope) -> int:

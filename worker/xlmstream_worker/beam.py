@@ -23,7 +23,10 @@ _NEVER = -1e9
 
 
 class BeamSearch:
-    """The state of one search over N beams, which occupy `rows` in order. C counts the candidates of a step."""
+    """The state of one search over N beams, which occupy `rows` in order. C counts the candidates of a step.
+
+    What other rules of beam search may do otherwise is in `_store_finished` and `_update_done`.
+    """
 
     def __init__(self, rows: Sequence[Row], parameters: BeamParameters, device: torch.device) -> None:
         request = rows[0].request
@@ -71,11 +74,10 @@ class BeamSearch:
         total = self._log_probabilities(scores, slots, length, cache) + self._running[:, None]
         best = total.flatten().topk(min(self._width, N * V))
         parents, tokens = best.indices // V, best.indices % V
-        hit = torch.isin(tokens, self._ends)
-        if self.count + 1 == self._limit:
-            hit = torch.ones_like(hit)
+        ends = torch.isin(tokens, self._ends)
+        hit = torch.ones_like(ends) if self.count + 1 == self._limit else ends
         ids = cache.tokens[slots, self._prompt_length : length][parents]
-        self._store_finished(best.values, hit, torch.cat([ids, tokens[:, None]], dim=1))
+        self._store_finished(best.values, hit, ends, torch.cat([ids, tokens[:, None]], dim=1))
         survivors = (best.values + hit.float() * _NEVER).topk(N)
         self._running = survivors.values
         self.count += 1
@@ -84,10 +86,10 @@ class BeamSearch:
         cache.reorder(slots, parents[survivors.indices], self._prompt_length, length)
         cache.tokens[slots, length] = tokens[survivors.indices]
 
-    def results(self) -> list[list[int]]:
-        """The finished sequences, best first. Waits for the device."""
-        lengths = self._lengths.tolist()
-        return [ids[:length] for ids, length in zip(self._ids.tolist(), lengths, strict=True)]
+    def results(self) -> list[tuple[list[int], float]]:
+        """The finished sequences and their scores, best first. Waits for the device."""
+        found = zip(self._ids.tolist(), self._lengths.tolist(), self._scores.tolist(), strict=True)
+        return [(ids[:length], score) for ids, length, score in found]
 
     def _log_probabilities(self, scores: Tensor, slots: Tensor, length: int, cache: SlotCache) -> Tensor:
         logprobs = scores.log_softmax(-1)
@@ -98,21 +100,29 @@ class BeamSearch:
                 penalty.apply(logprobs, history)
         return logprobs
 
-    def _store_finished(self, values: Tensor, hit: Tensor, ids: Tensor) -> None:
-        """Keep the best N of the finished sequences and those that just ended; `ids` int64 (C, count + 1)."""
+    def _store_finished(self, values: Tensor, hit: Tensor, ends: Tensor, ids: Tensor) -> None:
+        """Keep the best N of the finished sequences and those that just ended.
+
+        Of the C candidates, `values` (C,) are sums, `ids` int64 (C, count + 1); `hit` bool (C,): the sequence ends
+        here, by an end token (`ends`) or as it has reached its limit.
+        """
         N = self._running.shape[0]
         full = self._full.all() & (self.parameters.early_stopping is EarlyStopping.WHEN_FULL)
         eligible = hit & (torch.arange(hit.shape[0], device=hit.device) < N)
         values = values / (self.count + 1) ** self.parameters.length_penalty
         values = values + full.float() * _NEVER + (~self._open).float() * _NEVER + (~eligible).float() * _NEVER
-        merged = torch.cat([self._scores, values]).topk(N)
+        self._merge(values, ids, torch.full_like(values, ids.shape[1], dtype=torch.int64), eligible)
+
+    def _merge(self, scores: Tensor, ids: Tensor, lengths: Tensor, eligible: Tensor) -> None:
+        """Keep the best N of the finished sequences and C further ones, unless the search is done."""
+        merged = torch.cat([self._scores, scores]).topk(self._running.shape[0])
 
         def keep(old: Tensor, new: Tensor) -> Tensor:
             return torch.where(self.done, old, torch.cat([old, new])[merged.indices])
 
         width = self._ids.shape[1] - ids.shape[1]
         self._ids = keep(self._ids, torch.nn.functional.pad(ids, (0, width)))
-        self._lengths = keep(self._lengths, torch.full_like(values, ids.shape[1], dtype=torch.int64))
+        self._lengths = keep(self._lengths, lengths)
         self._full = keep(self._full, eligible)
         self._scores = torch.where(self.done, self._scores, merged.values)
 

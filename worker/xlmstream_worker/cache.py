@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .cross import SourceCache
 from .transfer import upload
 
 
@@ -36,8 +37,10 @@ class SlotCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
+        sources: SourceCache | None = None,
     ) -> None:
-        """`staging` of the slots, the last ones, are no rows'."""
+        """`staging` of the slots, the last ones, are no rows'. `sources`, of as many slots, move with their rows."""
+        self.sources = sources
         self.slots, self.positions = slots, positions
         self.lane_slots = slots - staging
         self.tokens = torch.zeros(slots, positions, dtype=torch.int64, device=device)
@@ -64,7 +67,8 @@ class SlotCache:
         return kv[:, :, 0].transpose(1, 2), kv[:, :, 1].transpose(1, 2)
 
     def start(self, source: int, slot: int, ids: Tensor, language: int, mask: int) -> None:
-        """Begin a row: its tokens `ids` int64 (n,), whose keys and values but the last lie in the slot `source`."""
+        """Begin a row: its tokens `ids` int64 (n,), whose keys and values but the last lie in the slot `source`, and
+        so does what it translates, if anything."""
         n = ids.shape[0]
         self.tokens[slot, :n] = ids
         self.lengths[slot] = n
@@ -112,3 +116,5 @@ class SlotCache:
     def _copy_kv(self, source: int, slot: int, n: int) -> None:
         for layer in self.layers:
             layer[slot, :n] = layer[source, :n]
+        if self.sources is not None:
+            self.sources.copy(source, slot)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-MODEL_CHOICES = ("version", "causal", "input_format", "default_language", "dtype")
+MODEL_CHOICES = ("version", "causal", "input_format", "default_language", "dtype", "translations")
 """What may be chosen for a model: in flags, in [[models]], or in the `xlmstream.json` of its directory."""
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -111,6 +112,9 @@ class ModelConfig:
     """Default: the language whose id is `lang_id` in config.json."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Default: that of the device."""
+    translations: Sequence[str] | None = None
+    """Of a translation model, what it was trained for: "en-fr" from English to French. Default: between any two of its
+    languages."""
 
     def __post_init__(self) -> None:
         _check_name("model name", self.name)
@@ -126,6 +130,9 @@ class ModelConfig:
             raise ConfigError(f"default_language of model {self.name} must be a language code")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ConfigError(f"dtype of model {self.name} must be one of {', '.join(DTYPES)}")
+        given = self.translations
+        if given is not None and not (isinstance(given, list | tuple) and given and all(type(x) is str for x in given)):
+            raise ConfigError(f'translations of model {self.name} must be a list such as ["en-fr"], got {given!r}')
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from .beam import BeamSearch
 from .cache import PrefixStore, SlotCache
+from .cross import SourceCache
 from .forward import Batch, Forward
 from .graphs import widest_padding
 from .isolation import run_isolated
-from .lanes import Chunk, Placement, Row
+from .lanes import Chunk, Placement, Prompt, Row
 from .limits import Limits
 from .network import Network
 from .penalties import History
@@ -25,6 +25,7 @@ from .prefix import BLOCK_TOKENS
 from .readback import Chosen, Launch, Readback
 from .sampling import SamplingPlan, choose
 from .scheduler import Scheduler
+from .searches import Searches, failures_of, outputs_of
 from .sequences import (
     DecodingMode,
     EndReason,
@@ -32,51 +33,71 @@ from .sequences import (
     Failure,
     FailureKind,
     SequenceRequest,
+    Source,
     StepResult,
     TokenOutput,
 )
-from .xlm import XLMWithLMHeadModel
+from .sources import SourceReader
+from .xlm import XLMEncoderDecoder, XLMWithLMHeadModel
 
 _NO_TOKEN = Failure(FailureKind.COMPUTE, "the scores leave no token to choose")
-# Prompts computed at a time; with more, short prompts only wait for their turn in the same step.
+# Prompts computed at a time; with more, short prompts only wait for their turn in the same step. A masked model, which
+# computes none ahead, takes in all at once.
 _STAGING_SLOTS = 4
+# A translation brings but one token of a prompt, and its source passes in company.
+_SOURCE_STAGING_SLOTS = 8
 
 
 class DecoderEngine:
-    """Continuous batching over one model."""
+    """Continuous batching over one model: a language model, or a translation model, whose requests have a source."""
 
-    def __init__(self, model: XLMWithLMHeadModel, config: EngineConfig) -> None:
+    def __init__(self, model: XLMWithLMHeadModel | XLMEncoderDecoder, config: EngineConfig) -> None:
         """Raises ValueError for a model that cannot decode or a configuration that does not fit it."""
-        settings = model.config
+        encoder, writer = (model.encoder, model.decoder) if isinstance(model, XLMEncoderDecoder) else (None, model)
+        settings = writer.config
         self.max_context = config.max_positions or settings.max_position_embeddings
         if self.max_context > settings.max_position_embeddings:
             raise ValueError(f"max_positions {self.max_context} exceeds the model's {settings.max_position_embeddings}")
         self.max_slots = config.max_slots
         device = torch.device(config.device)
-        network = Network(model, device, getattr(torch, config.dtype))
+        network = Network(writer, device, getattr(torch, config.dtype))
         self._limits = Limits(
             vocabulary=settings.vocab_size,
             languages=network.no_language,
             context_tokens=self.max_context,
             slots=config.max_slots,
             causal=settings.causal,
+            source_tokens=0 if encoder is None else encoder.config.max_position_embeddings,
+            source_languages=0 if encoder is None or encoder.lang_embeddings is None else encoder.config.n_langs,
         )
         static = device.type == "cuda" if config.static_shapes is None else config.static_shapes
         gap = 2 * widest_padding(config.max_slots) if static else 0
+        staging = _STAGING_SLOTS if settings.causal else config.max_slots
+        if encoder is not None:
+            staging = _SOURCE_STAGING_SLOTS
+        slots = config.max_slots + gap + staging
+        self._reader: SourceReader | None = None
+        sources: SourceCache | None = None
+        if encoder is not None:
+            most = encoder.config.max_position_embeddings
+            sources = SourceCache(slots, most, network.source_heads, network.head_dim, network.dtype, device)
+            self._reader = SourceReader(encoder, network, sources, config.prefill_tokens)
         self._cache = SlotCache(
-            config.max_slots + gap + _STAGING_SLOTS,
-            _STAGING_SLOTS,
+            slots,
+            staging,
             self.max_context,
             network.heads if settings.causal else [],
             network.head_dim,
             network.dtype,
             device,
+            sources,
         )
-        blocks = config.prefix_cache_bytes // self._cache.block_bytes(BLOCK_TOKENS) if settings.causal else 0
+        shares = settings.causal and encoder is None
+        blocks = config.prefix_cache_bytes // self._cache.block_bytes(BLOCK_TOKENS) if shares else 0
         self._prefixes = PrefixStore(self._cache, blocks, BLOCK_TOKENS)
         self._scheduler = Scheduler(
             config.max_slots,
-            _STAGING_SLOTS,
+            staging,
             config.prefill_tokens,
             self.max_context,
             cached=settings.causal,
@@ -95,7 +116,7 @@ class DecoderEngine:
         late = device.type == "cuda" if config.late_readback is None else config.late_readback
         self._readback = Readback(device, late=late)
         self._plans: dict[DecodingMode, tuple[int, Batch, SamplingPlan]] = {}
-        self._searches: dict[str, BeamSearch] = {}
+        self._searches = Searches(self._cache)
         self._ready: list[TokenOutput] = []
 
     # -- requests ------------------------------------------------------------------------------------------------
@@ -115,7 +136,7 @@ class DecoderEngine:
     def cancel(self, key: str) -> None:
         """End a request; nothing of it is reported any more. An unknown or ended key is no error."""
         self._ready = [output for output in self._ready if output.key != key]
-        self._searches.pop(key, None)
+        self._searches.end(key)
         self._scheduler.cancel(key)
 
     def finish(self, key: str, candidate: int) -> None:
@@ -127,6 +148,9 @@ class DecoderEngine:
     @torch.inference_mode()
     def step(self) -> StepResult:
         """Advance every running row by one token. Without work it returns an empty result at once."""
+        encoded = 0
+        if self._reader is not None:
+            encoded = self._reader.advance(self._scheduler.sources(), self._fail_prompt)
         chunks = self._scheduler.chunks()
         for prompt in self._scheduler.loads():
             self._cache.load(prompt.slot, self._prefixes, prompt.reused)
@@ -136,15 +160,20 @@ class DecoderEngine:
         for rows in batches:
             run_isolated(self._decode, rows, self._fail_row)
         tokens = self._postprocess(self._readback.receive())
-        return StepResult(tokens, sum(map(len, batches)), sum(chunk.stop - chunk.start for chunk in chunks))
+        prefilled = encoded + sum(chunk.stop - chunk.start for chunk in chunks)
+        return StepResult(tokens, sum(map(len, batches)), prefilled)
 
     def warm_up(self) -> None:
         """Run the paths of this model once, so that the first request does not pay for it. Only on an idle engine."""
         with torch.inference_mode():
             self._forward.record()
-        for mode in DecodingMode:
-            if mode is DecodingMode.MASK_APPEND or self._limits.causal:
-                self.add(SequenceRequest(f"warm-up {mode.value}", (0,) * (self.max_context - 1), mode=mode))
+        if self._reader is not None:
+            source = Source((0,) * self._limits.source_tokens)
+            self.add(SequenceRequest("warm-up", (0,) * (self.max_context - 1), source=source))
+        else:
+            for mode in DecodingMode:
+                if mode is DecodingMode.MASK_APPEND or self._limits.causal:
+                    self.add(SequenceRequest(f"warm-up {mode.value}", (0,) * (self.max_context - 1), mode=mode))
         while not self.idle:
             self.step()
 
@@ -159,6 +188,11 @@ class DecoderEngine:
         return self._scheduler.free_slots
 
     @property
+    def spare_slots(self) -> int:
+        """The same; below 0 where waiting requests lack so many."""
+        return self._scheduler.spare_slots
+
+    @property
     def busy_slots(self) -> int:
         """Slots held by rows that decode or whose prompt is being computed."""
         return self._scheduler.busy_slots
@@ -171,15 +205,9 @@ class DecoderEngine:
             self._cache.save(prompt.slot, start, self._prefixes, block)
         for source, slot, tokens in placement.moves:
             self._cache.move(source, slot, tokens)
-        searches: dict[str, list[Row]] = {}
         for prompt, row in placement.started:
             self._forward.start(prompt, row)
-            if row.request.beam_search is not None:
-                searches.setdefault(row.request.key, []).append(row)
-        for key, rows in searches.items():
-            parameters = rows[0].request.beam_search
-            assert parameters is not None
-            self._searches[key] = BeamSearch(rows, parameters, self._cache.lengths.device)
+        self._searches.begin(row for _, row in placement.started)
 
     def _decode(self, rows: Sequence[Row]) -> None:
         """Compute and choose the next token of rows that lie side by side."""
@@ -193,19 +221,11 @@ class DecoderEngine:
         history = History(cache.tokens[slots, :context], cache.lengths[slots], plan.prompt_lengths)
         choice = choose(scores, history, plan)
         cache.append(slots, choice.ids.clamp(min=0))
-        self._readback.send(Launch.of(batch.rows, choice, plan.logprobs, self._advance_searches(kept)))
+        advanced = self._searches.advance(kept, self._fail_search)
+        self._readback.send(Launch.of(batch.rows, choice, plan.logprobs, advanced))
         for row in batch.rows:
             row.produced += 1
             row.leaving |= row.produced == row.limit
-
-    def _advance_searches(self, fed: Sequence[tuple[Row, Tensor]]) -> tuple[BeamSearch, ...]:
-        """Give beam searches the scores of their rows and advance those that have all of theirs."""
-        for row, scores in fed:
-            self._searches[row.request.key].feed(row, scores)
-        ready = [self._searches[key] for key in {row.request.key: None for row, _ in fed} if self._searches[key].fed]
-        for search in ready:
-            run_isolated(lambda only: only[0].advance(self._cache), [search], self._fail_search)
-        return tuple(search for search in ready if not search.rows[0].silent)
 
     def _plan(self, rows: Sequence[Row]) -> tuple[Batch, SamplingPlan]:
         """The tensors that describe these rows, made again only when the rows of the lane change."""
@@ -230,7 +250,8 @@ class DecoderEngine:
                     outputs.append(self._output(chosen, place, row))
             for search in chosen.ended:
                 if not search.rows[0].silent:
-                    outputs += self._search_outputs(search)
+                    outputs += failures_of(search, _NO_TOKEN) if bool(search.failed) else outputs_of(search)
+                    self._end_search(search)
         return tuple(outputs)
 
     def _output(self, chosen: Chosen, place: int, row: Row) -> TokenOutput:
@@ -244,24 +265,6 @@ class DecoderEngine:
         return TokenOutput(
             request.key, row.candidate, index, token, reason, None, logprob, top, cached_tokens=row.cached_tokens
         )
-
-    def _search_outputs(self, search: BeamSearch) -> list[TokenOutput]:
-        """All tokens of the best sequences of a search, less what an earlier attempt delivered."""
-        request = search.rows[0].request
-        if bool(search.failed):
-            return self._end_search(search, _NO_TOKEN)
-        outputs = []
-        for candidate, ids in enumerate(search.results()[: request.candidates]):
-            if candidate in request.ended_candidates:
-                continue
-            reason = EndReason.EOS if ids[-1] in request.end_ids else EndReason.LENGTH
-            delivered = len(request.forced_ids[candidate]) if request.forced_ids else 0
-            for index in range(delivered, len(ids)):
-                end = reason if index + 1 == len(ids) else None
-                cached = search.rows[0].cached_tokens
-                outputs.append(TokenOutput(request.key, candidate, index, ids[index], end, cached_tokens=cached))
-        self._end_search(search)
-        return outputs
 
     def _end(self, row: Row) -> None:
         row.leaving = row.silent = True
@@ -280,28 +283,28 @@ class DecoderEngine:
         for candidate in chunk.prompt.candidates:
             self._scheduler.finish(request.key, candidate)
 
+    def _fail_prompt(self, prompt: Prompt, failure: Failure) -> None:
+        self._fail_chunk(Chunk(prompt, 0, 0), failure)
+
     def _fail_row(self, row: Row, failure: Failure) -> None:
-        search = self._searches.get(row.request.key)
+        search = self._searches.find(row.request.key)
         if search is not None:
             self._fail_search(search, failure)
         elif not row.silent:
             self._ready.append(self._failed(row, row.produced, failure))
 
     def _fail_search(self, search: BeamSearch, failure: Failure) -> None:
-        self._ready += self._end_search(search, failure)
+        self._ready += failures_of(search, failure)
+        self._end_search(search)
 
     def _failed(self, row: Row, index: int, failure: Failure) -> TokenOutput:
         self._end(row)
         return TokenOutput(row.request.key, row.candidate, index, None, EndReason.FAILED, failure)
 
-    def _end_search(self, search: BeamSearch, failure: Failure | None = None) -> list[TokenOutput]:
-        request = search.rows[0].request
-        del self._searches[request.key]
-        self._scheduler.cancel(request.key)
-        if failure is None:
-            return []
-        ended = (c for c in range(request.candidates) if c not in request.ended_candidates)
-        return [TokenOutput(request.key, c, 0, None, EndReason.FAILED, failure) for c in ended]
+    def _end_search(self, search: BeamSearch) -> None:
+        key = search.rows[0].request.key
+        self._searches.end(key)
+        self._scheduler.cancel(key)
 
     # -- resumption ----------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
-"""Uniform random numbers that are a function of (seed, candidate, index): no generator, no state, no order of drawing.
+"""Uniform random numbers that are a function of (seed, candidate, index, try): no generator, no state, no order of
+drawing.
 
 A row draws the same number whatever else is in the batch, on whichever device, and after a resume. The function is the
-finaliser of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators") applied twice, in
-wrapping 64-bit integers, which every device computes alike.
+finaliser of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators") applied to one
+after the other of these, in wrapping 64-bit integers, which every device computes alike.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX2 = 0x94D049BB133111EB - 2**64
+# A share this large of a float32 sum is still less than the sum.
+_LARGEST = 1.0 - 2.0**-22
 
 
 def signed_seed(seed: int) -> int:
@@ -21,23 +24,27 @@ def signed_seed(seed: int) -> int:
     return (seed + 2**63) % 2**64 - 2**63
 
 
-def uniforms(seeds: Tensor, candidates: Tensor, index: Tensor) -> Tensor:
-    """float32 (B,), strictly between 0 and 1: what each row draws for its token number `index`.
+def streams_of(seeds: Tensor, candidates: Tensor) -> Tensor:
+    """int64 (B,): where the numbers of each row come from. `seeds` as given by `signed_seed`; both int64 (B,)."""
+    return _mix(seeds + (candidates + 1) * _GOLDEN)
 
-    All int64 (B,); `seeds` as given by `signed_seed`.
-    """
-    streams = _mix(seeds + (candidates + 1) * _GOLDEN)
+
+def uniforms(streams: Tensor, index: Tensor, attempt: int = 0) -> Tensor:
+    """float32 (B,), above 0 and at most 1 - 2**-22: what each row draws for its token number `index` int64 (B,) at the
+    given attempt, counted from 0."""
     bits = _mix(streams + (index + 1) * _GOLDEN)
-    return (_shift_right(bits, 40).to(torch.float32) + 0.5) * 2.0**-24
+    if attempt:
+        bits = _mix(bits + signed_seed(attempt * _GOLDEN))
+    return _shift_right(bits, 40).to(torch.float32).add_(0.5).mul_(2.0**-24).clamp_(max=_LARGEST)
 
 
 def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift_right(x, 30)) * _MIX1
-    x = (x ^ _shift_right(x, 27)) * _MIX2
-    return x ^ _shift_right(x, 31)
+    x = (x ^ _shift_right(x, 30)).mul_(_MIX1)
+    x = _shift_right(x, 27).bitwise_xor_(x).mul_(_MIX2)
+    return _shift_right(x, 31).bitwise_xor_(x)
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:
     """Logical shift: zeros come in from the left."""
-    kept: Tensor = (x >> bits) & (2 ** (64 - bits) - 1)
+    kept: Tensor = (x >> bits).bitwise_and_(2 ** (64 - bits) - 1)
     return kept

@@ -29,6 +29,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 CPU_BATCH_TOKENS = 2048
 CUDA_BATCH_TOKENS = 16384
+# Of bulk work: a CPU is as fast with short batches as with long ones.
+CPU_BULK_TOKENS = 256
 
 _NOT_FINITE = Failure(FailureKind.COMPUTE, "the values are not numbers")
 
@@ -37,9 +39,11 @@ _NOT_FINITE = Failure(FailureKind.COMPUTE, "the values are not numbers")
 class EncoderConfig:
     """Attributes:
     batch_tokens: most tokens in one batch; None: 2048 on a CPU, 16384 on a GPU.
+    bulk_tokens: most tokens in a batch of bulk requests alone; None: 256 on a CPU, `batch_tokens` on a GPU.
     """
 
     batch_tokens: int | None = None
+    bulk_tokens: int | None = None
 
 
 class EncoderEngine:
@@ -55,7 +59,10 @@ class EncoderEngine:
         if self.batch_tokens < 1:
             raise ValueError(f"batch_tokens must be 1 or more, got {self.batch_tokens}")
         self._budget = TokenBudget(self.batch_tokens)
-        self._waiting = Batcher()
+        bulk_tokens = self.batch_tokens if self._device.type == "cuda" else CPU_BULK_TOKENS
+        if config is not None and config.bulk_tokens is not None:
+            bulk_tokens = config.bulk_tokens
+        self._waiting = Batcher(bulk_tokens)
         self._outputs: list[EncoderOutput] = []
 
     @property

@@ -2,7 +2,10 @@
 
 Requests take turns, one input each, so that a small one does not wait for a large one before it. Within a request the
 longest inputs come first: neighbours are of similar length, and if memory does not suffice it shows at once.
-Pure: no tensors, no clock.
+
+Bulk requests, which nobody waits for, come after all others: they have the batches that nobody else wants, which are
+kept short, as whoever comes next waits for the end of one; they fill up batches of others by a little; and where they
+would have nothing they get a batch now and then. Pure: no tensors, no clock.
 """
 
 from __future__ import annotations
@@ -13,6 +16,10 @@ from dataclasses import dataclass
 from .encoder_inputs import EncoderInput, EncoderRequest
 
 GOOD_BATCHES_TO_GROW = 32
+# To a batch of others bulk work adds at most this part of what it may have in its own: more would hold them up.
+BULK_PART = 8
+# After so many batches without any bulk work one is bulk work alone: its least share.
+BATCHES_WITHOUT_BULK = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,46 @@ class Job:
 class Batcher:
     """The inputs that wait."""
 
+    def __init__(self, bulk_tokens: int) -> None:
+        """`bulk_tokens`: most tokens of a batch of bulk work."""
+        self._bulk_tokens = bulk_tokens
+        self._line = _Line()
+        self._bulk = _Line()
+        self._without_bulk = 0
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._line or key in self._bulk
+
+    def __bool__(self) -> bool:
+        return bool(self._line or self._bulk)
+
+    def add(self, request: EncoderRequest) -> None:
+        """Queue all inputs of a request."""
+        (self._bulk if request.bulk else self._line).add(request)
+
+    def cancel(self, key: str) -> None:
+        """Forget what waits of a request; an unknown key is no error."""
+        self._line.cancel(key)
+        self._bulk.cancel(key)
+
+    def next(self, budget_tokens: int) -> list[Job]:
+        """The next batch: inputs of at most `budget_tokens` together, or a single larger one. Empty: nothing waits."""
+        bulk_tokens = min(self._bulk_tokens, budget_tokens)
+        if not self._line or (self._bulk and self._without_bulk == BATCHES_WITHOUT_BULK):
+            self._without_bulk = 0
+            return self._bulk.take(bulk_tokens)
+        batch = self._line.take(budget_tokens)
+        filling: list[Job] = []
+        if self._bulk and not (batch[0].alone or self._bulk.alone):
+            left_tokens = budget_tokens - sum(job.tokens for job in batch)
+            filling = self._bulk.take(min(left_tokens, bulk_tokens // BULK_PART), at_least_one=False)
+        self._without_bulk = self._without_bulk + 1 if self._bulk and not filling else 0
+        return batch + filling
+
+
+class _Line:
+    """Requests that take turns."""
+
     def __init__(self) -> None:
         self._requests: OrderedDict[str, deque[Job]] = OrderedDict()  # in the order of their turns
 
@@ -41,18 +88,22 @@ class Batcher:
     def __bool__(self) -> bool:
         return bool(self._requests)
 
+    @property
+    def alone(self) -> bool:
+        """Whether the request whose turn it is shares its batches with no other."""
+        first = next(iter(self._requests), None)
+        return first is not None and self._requests[first][0].alone
+
     def add(self, request: EncoderRequest) -> None:
-        """Queue all inputs of a request."""
         jobs = [Job(request.key, index, given, request.alone) for index, given in enumerate(request.inputs)]
         if jobs:
             self._requests[request.key] = deque(sorted(jobs, key=lambda job: -job.tokens))
 
     def cancel(self, key: str) -> None:
-        """Forget what waits of a request; an unknown key is no error."""
         self._requests.pop(key, None)
 
-    def next(self, budget_tokens: int) -> list[Job]:
-        """The next batch: inputs of at most `budget_tokens` together, or a single larger one. Empty: nothing waits."""
+    def take(self, budget_tokens: int, *, at_least_one: bool = True) -> list[Job]:
+        """Inputs of at most `budget_tokens` together; with `at_least_one`, a single larger one instead of none."""
         batch: list[Job] = []
         tokens = 0
         turns = self._sharing()
@@ -60,7 +111,7 @@ class Batcher:
             key = turns.popleft()
             job = self._requests[key][0]
             tokens += job.tokens
-            if batch and tokens > budget_tokens:
+            if tokens > budget_tokens and (batch or not at_least_one):
                 break
             batch.append(job)
             if self._take_turn(key):
@@ -69,9 +120,8 @@ class Batcher:
 
     def _sharing(self) -> deque[str]:
         """The requests that may be in one batch, in the order of their turns."""
-        first = next(iter(self._requests), None)
-        if first is not None and self._requests[first][0].alone:
-            return deque([first])
+        if self.alone:
+            return deque([next(iter(self._requests))])
         return deque(key for key, jobs in self._requests.items() if not jobs[0].alone)
 
     def _take_turn(self, key: str) -> bool:

@@ -114,6 +114,8 @@ class EncoderRequest:
     inputs: tuple[EncoderInput, ...]
     alone: bool = False
     """Share no batch with other requests: this one is suspected of bringing workers down."""
+    bulk: bool = False
+    """Nobody waits for it: all other requests go first, yet it is never left out for ever."""
 
 
 @dataclass(frozen=True, slots=True)

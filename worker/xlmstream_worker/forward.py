@@ -5,7 +5,8 @@ It knows the modes of decoding and how rows lie in slots; it does not choose tok
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from .cache import SlotCache
 from .graphs import Compute, GraphedSteps, padded_context, padded_rows, shapes
 from .lanes import Chunk, Prompt, Row
-from .network import Network, Span
+from .network import Network, Run, Span, Tokens, closed_bias
 from .sequences import DecodingMode
 from .transfer import upload
 
@@ -46,7 +47,7 @@ class Forward:
         max_rows: int,
     ) -> None:
         self.network, self.cache = network, cache
-        self._causal, self._static = causal, static and causal
+        self._causal, self._static, self._padded = causal, static and causal, static
         self._mask_id, self._pad_id = mask_id, pad_id
         self._max_rows = max_rows
         self._compute: Compute = self._decode
@@ -83,54 +84,95 @@ class Forward:
         # Positions that keys are read from: in MASK_APPEND the mask's own too.
         context = max(row.tokens for row in batch.rows) + (mode is DecodingMode.MASK_APPEND)
         if not self._causal:
-            return self._recompute(slots, context)
+            return self._recompute(batch, context)
+        source_context = max(row.source_tokens for row in batch.rows)
         if not self._static:
-            ragged = mode is DecodingMode.MASK_APPEND or any(row.tokens != context for row in batch.rows)
-            return self._decode(mode, slots, context, ragged=ragged)
+            sizes = {(row.tokens, row.source_tokens) for row in batch.rows}
+            ragged = mode is DecodingMode.MASK_APPEND or sizes != {(context, source_context)}
+            return self._decode(mode, slots, context, source_context, ragged=ragged)
         B = len(batch.rows)
         padding = padded_rows(B) - B
         context = padded_context(context, self.cache.positions)
+        if self.cache.sources is not None:
+            source_context = padded_context(source_context, self.cache.sources.positions)
         # Padding lies beyond the inner end of the lane: above the rows from the bottom, below those from the top.
         if mode is DecodingMode.NEXT_TOKEN:
-            return self._compute(mode, slice(slots.start, slots.stop + padding), context)[:B]
-        return self._compute(mode, slice(slots.start - padding, slots.stop), context)[padding:]
+            return self._compute(mode, slice(slots.start, slots.stop + padding), context, source_context)[:B]
+        return self._compute(mode, slice(slots.start - padding, slots.stop), context, source_context)[padding:]
 
     def record(self) -> None:
         """Make all recordings now. Only while no row is in the cache."""
         if not isinstance(self._compute, GraphedSteps):
             return
-        top = self.cache.lane_slots
-        for rows, context in shapes(self._max_rows, self.cache.positions):
-            self._compute(DecodingMode.NEXT_TOKEN, slice(0, rows), context)
-            self._compute(DecodingMode.MASK_APPEND, slice(top - rows, top), context)
+        top, sources = self.cache.lane_slots, self.cache.sources
+        longest_source = 0 if sources is None else sources.positions
+        for rows, context, source_context in shapes(self._max_rows, self.cache.positions, longest_source):
+            self._compute(DecodingMode.NEXT_TOKEN, slice(0, rows), context, source_context)
+            if sources is None:
+                self._compute(DecodingMode.MASK_APPEND, slice(top - rows, top), context, 0)
 
-    def _decode(self, mode: DecodingMode, slots: slice, context: int, *, ragged: bool = True) -> Tensor:
+    def _decode(
+        self, mode: DecodingMode, slots: slice, context: int, source_context: int, *, ragged: bool = True
+    ) -> Tensor:
         cache, network = self.cache, self.network
         # Slots without a row may say anything below the limit.
         lengths = cache.lengths[slots, None].clamp(max=cache.positions - 1) if ragged else cache.lengths[slots, None]
         ids = cache.tokens[slots].gather(1, lengths - 1)
         languages = cache.languages[slots]
         if mode is DecodingMode.NEXT_TOKEN:
-            return network.decode(ids, lengths - 1, languages, slots, context, cache, ragged=ragged)
+            states = network.decode(ids, lengths - 1, languages, slots, context, cache, ragged, source_context)
+            return network.scores(states)
         # The mask's keys and values are overwritten by the next step's token.
         positions = torch.cat([lengths - 1, lengths], dim=1)
         ids = torch.cat([ids, cache.masks[slots, None]], dim=1)
-        scores = network.decode(ids, positions, languages, slots, context, cache, ragged=True)
+        states = network.decode(ids, positions, languages, slots, context, cache, ragged=True)
         # XLM infers a row's length by counting what is no padding. With a pad id inside, the mask lies beyond that
         # length: its state is zero, and the bias of the head is all that is left of its scores.
         places = torch.arange(context, device=network.device)
         padded = ((cache.tokens[slots, :context] == self._pad_id) & (places < lengths)).any(1, keepdim=True)
-        return torch.where(padded, network.head.bias.float(), scores)
+        return network.scores(states.mul_(~padded))
 
-    def _recompute(self, slots: slice, context: int) -> Tensor:
-        """In a masked model every token sees the mask, so that nothing can be kept from one step to the next."""
-        cache = self.cache
+    def _recompute(self, batch: Batch, context: int) -> Tensor:
+        """In a masked model every token sees the mask, so that nothing can be kept from one step to the next.
+
+        Rows of equal length are computed together and nothing is for padding; with fixed shapes, all rows as they lie:
+        a GPU gains nothing from small pieces.
+        """
+        cache, rows = self.cache, batch.rows
+        packed = not self._padded
+        order = sorted(range(len(rows)), key=lambda place: rows[place].tokens if packed else place)
+        slots = self.ids([rows[place].slot for place in order])
         lengths = cache.lengths[slots, None]
-        ids = cache.tokens[slots, :context].scatter(1, lengths, cache.masks[slots, None])
-        places = torch.arange(context, device=self.network.device)
-        real = (ids != self._pad_id) & (places <= lengths)
-        visible = places < real.sum(1, keepdim=True)
-        return self.network.recompute(ids, cache.languages[slots], visible, lengths[:, 0])
+        ids = cache.tokens[:, :context].index_select(0, slots).scatter_(1, lengths, cache.masks[slots, None])
+        places = torch.arange(context, device=self.network.device).expand_as(ids)
+        held = places <= lengths
+        # XLM infers a row's length by counting what is no padding, and sees no further.
+        seen = ((ids != self._pad_id) & held).sum(1, keepdim=True)
+        visible, languages = places < seen, cache.languages[slots, None].expand_as(ids)
+        if packed:
+            tokens = Tokens(ids[held], places[held], languages[held])
+            counts = Counter(rows[place].tokens + 1 for place in order)
+            runs = self._runs(counts, None if bool((seen > lengths).all()) else visible)
+            last = (lengths[:, 0] + 1).cumsum(0) - 1
+        else:
+            tokens = Tokens(ids.flatten(), places.flatten(), languages.flatten())
+            runs = self._runs({context: len(rows)}, visible)
+            last = torch.arange(0, ids.numel(), context, device=ids.device) + lengths[:, 0]
+        states = self.network.recompute(tokens, runs, last)
+        # The state of a mask beyond the inferred length is zero: the bias of the head is all that is left.
+        states = states.mul_(seen > lengths)
+        return self.network.scores(states[self.ids(sorted(range(len(rows)), key=order.__getitem__))])
+
+    def _runs(self, counts: Mapping[int, int], visible: Tensor | None) -> list[Run]:
+        """`counts`: how many rows of each length, in order; `visible` bool (B, T): where not all that is there is."""
+        runs, start = [], 0
+        for length, count in counts.items():
+            bias = None
+            if visible is not None:
+                bias = closed_bias(visible[start : start + count, None, None, :length], self.network.dtype)
+            runs.append(Run(count, length, bias))
+            start += count
+        return runs
 
     def language(self, language_id: int | None) -> int:
         """The row of the network's language table."""

@@ -17,8 +17,8 @@ from .sequences import DecodingMode
 
 _CONTEXT_STEP = 128
 
-Compute = Callable[[DecodingMode, slice, int], Tensor]
-"""(mode, slots, context) to scores float32 (B, V)."""
+Compute = Callable[[DecodingMode, slice, int, int], Tensor]
+"""(mode, slots, context, context of the sources or 0) to scores float32 (B, V)."""
 
 
 def padded_rows(rows: int) -> int:
@@ -39,11 +39,19 @@ def widest_padding(slots: int) -> int:
     return max(padded_rows(rows) - rows for rows in range(1, slots + 1))
 
 
-def shapes(slots: int, limit: int) -> Iterator[tuple[int, int]]:
-    """All fixed shapes (batch, context), the largest first, so that the smaller ones reuse its memory."""
+def shapes(slots: int, limit: int, source_limit: int = 0) -> Iterator[tuple[int, int, int]]:
+    """All fixed shapes (batch, context, context of the sources), the largest first, so that the smaller ones reuse its
+    memory."""
     for rows in sorted({padded_rows(rows) for rows in range(1, slots + 1)}, reverse=True):
-        for context in sorted({padded_context(c, limit) for c in range(1, limit + 1, _CONTEXT_STEP)}, reverse=True):
-            yield rows, context
+        for context in _contexts(limit):
+            for source_context in _contexts(source_limit):
+                yield rows, context, source_context
+
+
+def _contexts(limit: int) -> list[int]:
+    """All fixed numbers of positions, the largest first; 0 where there are none at all."""
+    sizes = {padded_context(size, limit) for size in range(1, limit + 1, _CONTEXT_STEP)}
+    return sorted(sizes, reverse=True) or [0]
 
 
 class GraphedSteps:
@@ -52,29 +60,29 @@ class GraphedSteps:
     def __init__(self, compute: Compute, slots: int, vocabulary: int, device: torch.device) -> None:
         self._compute = compute
         self._scores = torch.empty(slots, vocabulary, dtype=torch.float32, device=device)
-        self._graphs: dict[tuple[DecodingMode, int, int, int], torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[tuple[DecodingMode, int, int, int, int], torch.cuda.CUDAGraph] = {}
         self._first: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, mode: DecodingMode, slots: slice, context: int) -> Tensor:
+    def __call__(self, mode: DecodingMode, slots: slice, context: int, source_context: int) -> Tensor:
         """Scores float32 (B, V) of a range of slots, valid until the next call."""
-        key = (mode, slots.start, slots.stop, context)
+        key = (mode, slots.start, slots.stop, context, source_context)
         graph = self._graphs.get(key)
         if graph is None:
-            graph = self._graphs[key] = self._record(mode, slots, context)
+            graph = self._graphs[key] = self._record(mode, slots, context, source_context)
         graph.replay()
         return self._scores[: slots.stop - slots.start]
 
-    def _record(self, mode: DecodingMode, slots: slice, context: int) -> torch.cuda.CUDAGraph:
+    def _record(self, mode: DecodingMode, slots: slice, context: int, source_context: int) -> torch.cuda.CUDAGraph:
         """Recording computes nothing; a run before it lets libraries set themselves up. Either may be repeated at will:
         keys and values are written where the step itself writes them."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no types for it
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self._compute(mode, slots, context)
+            self._compute(mode, slots, context, source_context)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # One pool for all: only one of them runs at a time, and what they return lies outside it.
         with torch.cuda.graph(graph, pool=None if self._first is None else self._first.pool()):
-            self._scores[: slots.stop - slots.start].copy_(self._compute(mode, slots, context))
+            self._scores[: slots.stop - slots.start].copy_(self._compute(mode, slots, context, source_context))
         self._first = self._first or graph
         return graph

@@ -31,6 +31,11 @@ class Row:
         """Tokens in its slot: prompt, forced and generated."""
         return len(self.request.prompt_ids) + self.produced
 
+    @property
+    def source_tokens(self) -> int:
+        """Tokens of the source it reads, 0 without one."""
+        return 0 if self.request.source is None else len(self.request.source.ids)
+
 
 @dataclass(slots=True, eq=False)
 class Prompt:
@@ -46,6 +51,17 @@ class Prompt:
     dropped: bool = False
     reused: tuple[int, ...] = ()
     """Blocks of the prefix store that its first tokens come from."""
+    encoded: bool = False
+    """Whether its slot holds what is read of the source."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether its rows can begin to decode."""
+        return self.computed == self.needed and not self.awaits_source
+
+    @property
+    def awaits_source(self) -> bool:
+        return self.request.source is not None and not self.encoded
 
     @property
     def cached_tokens(self) -> int:
@@ -54,7 +70,9 @@ class Prompt:
     @property
     def sharers(self) -> Sharers | None:
         scope = self.request.prefix_scope
-        return None if scope is None else Sharers(scope, self.request.language_id)
+        if scope is None or self.request.source is not None:
+            return None
+        return Sharers(scope, self.request.language_id)
 
 
 @dataclass(frozen=True, slots=True)

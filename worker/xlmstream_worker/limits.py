@@ -18,10 +18,15 @@ class Limits:
     """Prompt and output of one candidate together."""
     slots: int
     causal: bool
+    source_tokens: int = 0
+    """Most tokens of a source; 0: the model translates nothing and takes none."""
+    source_languages: int = 0
+    """Of the encoder, as `languages`."""
 
     def check(self, request: SequenceRequest) -> None:
         """Raise ValueError, naming the field, unless the request can run."""
         self._check_prompt(request)
+        self._check_source(request)
         _require(request.max_new_tokens >= 1, "max_new_tokens", "at least 1", request.max_new_tokens)
         least = request.min_new_tokens
         _require(0 <= least <= request.max_new_tokens, "min_new_tokens", "0 to max_new_tokens", least)
@@ -51,6 +56,22 @@ class Limits:
         if request.language_id is not None and self.languages:
             language = request.language_id
             _require(0 <= language < self.languages, "language_id", f"0 to {self.languages - 1}", language)
+
+    def _check_source(self, request: SequenceRequest) -> None:
+        source = request.source
+        if self.source_tokens == 0:
+            _require(source is None, "source", "unset: the model does not translate", source)
+            return
+        if source is None:
+            raise ValueError("source must be set: the model translates")
+        if request.mode is not DecodingMode.NEXT_TOKEN:
+            raise ValueError("mode must be NEXT_TOKEN: the model translates")
+        count = len(source.ids)
+        _require(1 <= count <= self.source_tokens, "source.ids", f"1 to {self.source_tokens} ids", f"{count} ids")
+        self._check_ids("source.ids", source.ids)
+        if source.language_id is not None and self.source_languages:
+            most = self.source_languages - 1
+            _require(0 <= source.language_id <= most, "source.language_id", f"0 to {most}", source.language_id)
 
     def _check_beams(self, request: SequenceRequest, wish: BeamParameters) -> None:
         _require(request.candidates <= wish.beams, "candidates", f"at most beams, {wish.beams}", request.candidates)

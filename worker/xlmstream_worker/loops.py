@@ -11,7 +11,7 @@ from xlmstream_worker.worker import DecodeLoop
 
 
 class Loops:
-    """The decode loop of a model that generates, if it does, and its encode loop."""
+    """The decode loop of a model that generates or translates, if it does, and its encode loop."""
 
     def __init__(self, decode: DecodeLoop | None, encode: EncodeLoop) -> None:
         self.decode = decode

@@ -27,6 +27,7 @@ from xlmstream.v1.common_pb2 import (
     TASK_GENERATE,
     TASK_SCORE,
     TASK_TOKENIZE,
+    TASK_TRANSLATE,
     Task,
 )
 from xlmstream.v1.models_pb2 import (
@@ -39,6 +40,7 @@ from xlmstream.v1.models_pb2 import (
     InputFormat,
     Model,
     ProblemType,
+    TranslationDirection,
 )
 
 from xlmstream_worker.config import ConfigError, DeviceConfig, ModelConfig
@@ -46,10 +48,11 @@ from xlmstream_worker.decoding_modes import decoding_modes
 from xlmstream_worker.detokenize import PieceTexts
 from xlmstream_worker.observe import fields
 from xlmstream_worker.options import with_defaults_of_directory
-from xlmstream_worker.text_model import TextModel, TextRate, languages_of
+from xlmstream_worker.text_model import TRANSLATOR, TextModel, TextRate, config_of, is_translator, languages_of
 from xlmstream_worker.xlm import (
     LoadReport,
     XLMConfig,
+    XLMEncoderDecoder,
     XLMForMultipleChoice,
     XLMForQuestionAnswering,
     XLMForQuestionAnsweringSimple,
@@ -109,7 +112,7 @@ _PROBLEM_TYPES: Mapping[str, ProblemType.ValueType] = {
 class LoadedModel(TextModel):
     """A model as this process serves it."""
 
-    network: AnyXLM
+    network: AnyXLM | XLMEncoderDecoder
 
 
 def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
@@ -120,17 +123,22 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
         XLMError, OSError, ValueError: a file is missing or damaged; the message names it.
     """
     model = with_defaults_of_directory(model)
-    overrides = {} if model.causal is None else {"causal": model.causal}
-    config = XLMConfig.from_pretrained(model.path, **overrides)
+    config = config_of(model.path, model.causal)
     tokenizer = XLMTokenizer.from_pretrained(model.path)
     _check_vocabulary(model.name, tokenizer, config)
     languages = languages_of(config)
     default_language = _default_language(model, config, languages)
     dtype = model.dtype or device.dtype
-    network, report = _class_of(model.name, config).from_pretrained(
-        model.path, config=config, dtype=dtype, device=device.device, output_loading_info=True
-    )
-    tasks = _tasks(model.name, network, report, tokenizer)
+    network: AnyXLM | XLMEncoderDecoder
+    if is_translator(model.path):
+        _check_translator(model, languages)
+        network = XLMEncoderDecoder.from_pretrained(model.path, dtype=dtype, device=device.device)
+        tasks = [TASK_TRANSLATE, TASK_TOKENIZE, TASK_DETOKENIZE, TASK_EMBED]
+    else:
+        network, report = _class_of(model.name, config).from_pretrained(
+            model.path, config=config, dtype=dtype, device=device.device, output_loading_info=True
+        )
+        tasks = _tasks(model.name, network, report, tokenizer)
     if isinstance(network, XLMWithLMHeadModel) and not config.causal and model.causal is None:
         # The published xlm-clm-* checkpoints say so too, and are not.
         log.info(
@@ -150,7 +158,7 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
         dtype=dtype,
         causal=config.causal,
         decoding_modes=decoding_modes(config, tokenizer) if TASK_GENERATE in tasks else [],
-        input_format=_FORMATS[model.input_format or "huggingface"],
+        input_format=_FORMATS[_input_format(model)],
         default_language=default_language,
         labels=[str(config.id2label[index]) for index in range(config.num_labels)] if labelled else [],
         problem_type=_problem_type(config) if classifies else PROBLEM_TYPE_UNSPECIFIED,
@@ -158,6 +166,7 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
         layers=config.n_layers,
         mask_token=str(tokenizer.mask_token) if TASK_FILL_MASK in tasks else "",
         answers_by_beam=isinstance(network, XLMForQuestionAnswering) and TASK_ANSWER_QUESTION in tasks,
+        translation_directions=_directions(model, languages),
     )
     tokenizer.tokenize("Warm up.", lang=default_language or "en")  # its rules are compiled at first use
     pieces = PieceTexts(tokenizer.get_vocab(), frozenset(tokenizer.all_special_ids))
@@ -170,7 +179,38 @@ def _class_of(name: str, config: XLMConfig) -> type[AnyXLM]:
     for architecture in named:
         if architecture in _CLASSES:
             return _CLASSES[architecture]
-    raise ConfigError(f"model {name}: architecture {', '.join(named)} is none of {', '.join(_CLASSES)}")
+    known = ", ".join([*_CLASSES, TRANSLATOR])
+    raise ConfigError(f"model {name}: architecture {', '.join(named)} is none of {known}")
+
+
+def _check_translator(model: ModelConfig, languages: Mapping[str, int]) -> None:
+    """Refuse what does not fit a translation model."""
+    if len(languages) < 2:
+        raise ConfigError(f"model {model.name}: a translation model needs lang2id with two languages or more")
+    if model.causal is not None:
+        raise ConfigError(f"model {model.name}: causal is no choice for a translation model, which has a side of each")
+    if model.input_format == "huggingface":
+        raise ConfigError(f"model {model.name}: a translation model reads </s> X </s>: input_format must be original")
+
+
+def _input_format(model: ModelConfig) -> str:
+    return model.input_format or ("original" if is_translator(model.path) else "huggingface")
+
+
+def _directions(model: ModelConfig, languages: Mapping[str, int]) -> list[TranslationDirection]:
+    """What a translation model was trained for, where somebody said so."""
+    if model.translations is None:
+        return []
+    if not is_translator(model.path):
+        raise ConfigError(f"model {model.name}: translations are for translation models")
+    directions = []
+    for given in model.translations:
+        source, _, target = given.partition("-")
+        if source == target or not {source, target} <= languages.keys():
+            known = ", ".join(sorted(languages))
+            raise ConfigError(f"model {model.name}: no translation {given!r}; its languages: {known}")
+        directions.append(TranslationDirection(source_language=source, target_language=target))
+    return directions
 
 
 def _tasks(name: str, network: AnyXLM, report: LoadReport, tokenizer: XLMTokenizer) -> list[Task.ValueType]:
@@ -225,7 +265,7 @@ def _default_language(model: ModelConfig, config: XLMConfig, languages: Mapping[
 
 def _revision(model: ModelConfig, config: XLMConfig, default_language: str) -> str:
     """Hash of everything that decides the results, dtype and device aside: the files and the serving choices."""
-    choices = [config.causal, model.input_format or "huggingface", default_language]
+    choices = [config.causal, _input_format(model), default_language]
     digest = hashlib.sha256(json.dumps(choices).encode())
     for path in sorted(path for path in model.path.iterdir() if _decides_results(path)):
         digest.update(path.name.encode())

@@ -1,25 +1,31 @@
 """The XLM transformer laid out for decoding: fused projections, keys and values in slots, no work whose result nobody
 reads.
 
-It computes what `xlm.XLMModel` computes, from the same weights. It knows slots and positions, not requests.
-Source: Lample & Conneau 2019 (arXiv:1901.07291); the layer is x = norm1(x + attention(x)); x = norm2(x + ffn(x)).
+It computes what `xlm.XLMModel` computes, from the same weights, or `xlm.XLMDecoder`, which reads a source between the
+two halves of each layer. It knows slots and positions, not requests. Source: Lample & Conneau 2019 (arXiv:1901.07291);
+the layer is x = norm1(x + attention(x)); [x = norm15(x + cross_attention(x, source));] x = norm2(x + ffn(x)).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .cache import SlotCache
+from .cross import SourceCache
 from .linear import Linear
-from .xlm import XLMWithLMHeadModel
+from .xlm import XLMDecoder, XLMWithLMHeadModel
+from .xlm.decoder import DecoderBlock
 from .xlm.model import Block
 
 Placer = Callable[[Tensor], Tensor]
+Read = Callable[[Tensor], Tensor]
+"""Queries (N, inner) of a layer's cross-attention to what they read of the sources, (N, inner)."""
 
 _VOCABULARY_MULTIPLE = 256
 
@@ -35,6 +41,16 @@ class Norm:
 
 
 @dataclass(frozen=True, slots=True)
+class Cross:
+    """The cross-attention of one layer: `kv` projects the encoder's states to keys and values at once."""
+
+    q: Linear
+    kv: Linear
+    out: Linear
+    norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """One layer: `qkv` projects to queries, keys and values of `heads` heads at once."""
 
@@ -47,6 +63,8 @@ class Layer:
     heads: int
     inner: int
     """heads * head width: columns of the queries in `qkv`."""
+    cross: Cross | None = None
+    """In the decoder of a translation model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +76,34 @@ class Span:
     stop: int
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """N tokens to compute: int64 (N,) each."""
+
+    ids: Tensor
+    positions: Tensor
+    languages: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Sequences of equal length that lie side by side."""
+
+    count: int
+    length: int
+    bias: Tensor | None = None
+    """(count, 1, 1, length): what to add to the attention scores; None: every position sees every other."""
+
+
 class Network:
     """The weights of one model on one device in one dtype, and the ways of running them.
 
     V is the vocabulary rounded up to a multiple of 256: scores beyond it are minus infinity. Kernels want it so.
     """
 
-    def __init__(self, model: XLMWithLMHeadModel, device: torch.device, dtype: torch.dtype) -> None:
-        core, config = model.transformer, model.config
+    def __init__(self, model: XLMWithLMHeadModel | XLMDecoder, device: torch.device, dtype: torch.dtype) -> None:
+        core = model if isinstance(model, XLMDecoder) else model.transformer
+        config = model.config
         if not isinstance(model.pred_layer.proj, nn.Linear):
             raise ValueError("a model with an adaptive softmax (asm) cannot be decoded")
 
@@ -85,6 +123,9 @@ class Network:
         self.norm = _norm(core.layer_norm_emb, place)
         self.activation = F.gelu if config.gelu_activation else F.relu
         self.layers = [_layer(block, place) for block in core.blocks()]
+        last = self.layers[-1]
+        self.last_q = Linear(last.qkv.weight[: last.inner], last.qkv.bias[: last.inner])
+        self.last_kv = Linear(last.qkv.weight[last.inner :], last.qkv.bias[last.inner :])
         tied = model.pred_layer.proj.weight is core.embeddings.weight
         self.head = Linear(
             self.words if tied else _padded(place(model.pred_layer.proj.weight), 0.0),
@@ -95,6 +136,17 @@ class Network:
     def heads(self) -> list[int]:
         """Heads per layer, for the cache."""
         return [layer.heads for layer in self.layers]
+
+    @property
+    def source_heads(self) -> list[int]:
+        """Heads of the cross-attention per layer; none in a model that reads no source."""
+        return [layer.cross.q.weight.shape[0] // self.head_dim for layer in self.layers if layer.cross is not None]
+
+    def source_projections(self, states: Tensor) -> Iterator[Tensor]:
+        """Keys, then values (N, 2 * inner) of every layer for encoder states (N, E)."""
+        for layer in self.layers:
+            if layer.cross is not None:
+                yield layer.cross.kv(states)
 
     def prefill(
         self, ids: Tensor, positions: Tensor, languages: Tensor, spans: Sequence[Span], cache: SlotCache
@@ -108,8 +160,7 @@ class Network:
         x = self._embed(ids, positions, languages)
         for number, layer in enumerate(self.layers):
             if layer is self.layers[-1]:
-                kv = F.linear(x, layer.qkv.weight[layer.inner :], layer.qkv.bias[layer.inner :])
-                cache.write(number, places, kv)
+                cache.write(number, places, self.last_kv(x))
                 return
             qkv = layer.qkv(x)
             cache.write(number, places, qkv[:, layer.inner :])
@@ -121,7 +172,7 @@ class Network:
                 q = queries[None, :, offset : offset + n]
                 attended.append(self._attend_span(q, k, v, span.start))
                 offset += n
-            x = self._finish_layer(layer, x, torch.cat(attended))
+            x = self._finish_layer(layer, x, torch.cat(attended), _span_reader(cache.sources, number, spans))
 
     def decode(
         self,
@@ -132,18 +183,23 @@ class Network:
         context: int,
         cache: SlotCache,
         ragged: bool,
+        source_context: int = 0,
     ) -> Tensor:
-        """Scores float32 (B, V) after the newest tokens of a range of B slots.
+        """The last state (B, E) of each of a range of B slots after its newest tokens.
 
         `ids`, `positions` int64 (B, Q): Q = 1 for the newest token, or 2 with a mask token behind it, whose keys and
         values are overwritten by the next step. `context`: at least every position + 1. `ragged` False promises that
-        each last query sees exactly `context` positions, so that Q = 1 needs no mask.
+        each last query sees exactly `context` positions, and `source_context` of its source, so that Q = 1 needs no
+        mask. `source_context`: at least the positions of every source, in a model that reads them.
         """
         B, Q = ids.shape
         places = (
             positions + torch.arange(slots.start, slots.stop, device=self.device)[:, None] * cache.positions
         ).flatten()
         bias = self._bias(positions, context) if ragged or Q > 1 else None
+        sources, hidden = cache.sources, None
+        if sources is not None and ragged:
+            hidden = closed_bias(sources.visible(slots, source_context), self.dtype)
         x = self._embed(ids, positions, languages[:, None]).flatten(0, 1)
         for number, layer in enumerate(self.layers):
             qkv = layer.qkv(x)
@@ -154,29 +210,28 @@ class Network:
                 bias = None if bias is None else bias[:, :, -1:]
             k, v = cache.read(number, slots, context)
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-            x = self._finish_layer(layer, x, attended.transpose(1, 2).reshape(-1, layer.inner))
-        return self.head(x).float()
+            read = None
+            if sources is not None:
+                read = partial(sources.attend, number, slots=slots, context=source_context, bias=hidden)
+            x = self._finish_layer(layer, x, attended.transpose(1, 2).reshape(-1, layer.inner), read)
+        return x
 
-    def recompute(self, ids: Tensor, languages: Tensor, visible: Tensor, query: Tensor) -> Tensor:
-        """Scores float32 (B, V) at position `query` (B,) of whole rows `ids` (B, T), without a cache.
+    def recompute(self, tokens: Tokens, runs: Sequence[Run], last: Tensor) -> Tensor:
+        """The state (B, E) of one position of each of B sequences, computed whole and without a cache.
 
-        `visible` bool (B, T): the positions that every position may attend to. A query that is not visible itself
-        gets the bias of the head, as its state is zeroed.
+        The sequences lie one after the other in `tokens`, run by run; `last` int64 (B,) are the positions among them.
         """
-        B, T = ids.shape
-        positions = torch.arange(T, device=self.device)[None]
-        bias = _open(visible[:, None, None], self.dtype)
-        last = torch.arange(0, B * T, T, device=self.device) + query  # of the rows laid one after the other
-        x = self._embed(ids, positions, languages[:, None]).flatten(0, 1)
-        for layer in self.layers:
-            qkv = layer.qkv(x).view(B, T, 3, layer.heads, self.head_dim).permute(2, 0, 3, 1, 4)
-            q, k, v = qkv[0], qkv[1], qkv[2]
-            if layer is self.layers[-1]:  # only one position's scores are read
-                q = q[torch.arange(B, device=self.device), :, query][:, :, None]
-                x = x[last]
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-            x = self._finish_layer(layer, x, attended.transpose(1, 2).reshape(-1, layer.inner))
-        return self.head(x * visible.flatten()[last, None]).float()
+        x = self._embed(tokens.ids, tokens.positions, tokens.languages)
+        for layer in self.layers[:-1]:
+            qkv = layer.qkv(x)
+            x = self._finish_layer(layer, x, self._attend_runs(layer, qkv, runs, None))
+        layer = self.layers[-1]  # of which one position is read: only keys and values of the others
+        keys_values, x = self.last_kv(x), x[last]
+        return self._finish_layer(layer, x, self._attend_runs(layer, keys_values, runs, self.last_q(x)))
+
+    def scores(self, states: Tensor) -> Tensor:
+        """Scores float32 (B, V) of the token that belongs where the states (B, E) are read."""
+        return self.head(states).float()
 
     def _embed(self, ids: Tensor, positions: Tensor, languages: Tensor) -> Tensor:
         x = F.embedding(ids, self.words) + F.embedding(positions, self.positions)
@@ -184,13 +239,32 @@ class Network:
             x = x + F.embedding(languages, self.languages)
         return self.norm(x)
 
-    def _finish_layer(self, layer: Layer, x: Tensor, attended: Tensor) -> Tensor:
+    def _finish_layer(self, layer: Layer, x: Tensor, attended: Tensor, read: Read | None = None) -> Tensor:
         x = layer.norm1(layer.out(attended).add_(x))
+        if layer.cross is not None and read is not None:
+            x = layer.cross.norm(layer.cross.out(read(layer.cross.q(x))).add_(x))
         return layer.norm2(layer.lin2(self.activation(layer.lin1(x))).add_(x))
+
+    def _attend_runs(self, layer: Layer, projected: Tensor, runs: Sequence[Run], queries: Tensor | None) -> Tensor:
+        """What the positions of all runs see (N, inner). `projected` (N, 3 * inner) are queries, keys and values; or
+        (N, 2 * inner) keys and values, with one of the `queries` (B, inner) for each sequence."""
+        attended, start, row = [], 0, 0
+        for run in runs:
+            stop = start + run.count * run.length
+            parts = projected[start:stop].view(run.count, run.length, -1, layer.heads, self.head_dim).transpose(1, 3)
+            k, v = parts[:, :, -2], parts[:, :, -1]
+            if queries is None:
+                q = parts[:, :, 0]
+            else:
+                q = queries[row : row + run.count].view(run.count, layer.heads, 1, self.head_dim)
+            seen = F.scaled_dot_product_attention(q, k, v, attn_mask=run.bias)
+            attended.append(seen.transpose(1, 2).reshape(-1, layer.inner))
+            start, row = stop, row + run.count
+        return attended[0] if len(attended) == 1 else torch.cat(attended)
 
     def _bias(self, positions: Tensor, context: int) -> Tensor:
         """(B, 1, Q, context): a query sees its own position and those before it."""
-        return _open((torch.arange(context, device=self.device) <= positions[..., None])[:, None], self.dtype)
+        return closed_bias((torch.arange(context, device=self.device) <= positions[..., None])[:, None], self.dtype)
 
     def _attend_span(self, q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
         """(n, inner): n queries from position `start` on, each seeing its own position and those before it."""
@@ -199,7 +273,7 @@ class Network:
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
             own = torch.arange(start, context, device=self.device)
-            bias = _open(torch.arange(context, device=self.device) <= own[:, None], self.dtype)
+            bias = closed_bias(torch.arange(context, device=self.device) <= own[:, None], self.dtype)
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return attended[0].transpose(0, 1).reshape(n, -1)
 
@@ -210,7 +284,7 @@ def _padded(table: Tensor, fill: float) -> Tensor:
     return torch.cat([table, table.new_full((missing, *table.shape[1:]), fill)]) if missing else table
 
 
-def _open(visible: Tensor, dtype: torch.dtype) -> Tensor:
+def closed_bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """What to add to attention scores: 0 where visible, the lowest number elsewhere."""
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, torch.finfo(dtype).min)
 
@@ -223,14 +297,37 @@ def _linear(module: nn.Linear, place: Placer) -> Linear:
     return Linear(place(module.weight), place(module.bias))
 
 
-def _layer(block: Block, place: Placer) -> Layer:
+def _fused(modules: Sequence[nn.Linear], place: Placer) -> Linear:
+    weight = torch.cat([place(module.weight) for module in modules])
+    return Linear(weight, torch.cat([place(module.bias) for module in modules]))
+
+
+def _span_reader(sources: SourceCache | None, layer: int, spans: Sequence[Span]) -> Read | None:
+    """How the tokens of several prompts, one after the other, read each its own source."""
+    if sources is None:
+        return None
+
+    def read(queries: Tensor) -> Tensor:
+        parts = torch.split(queries, [span.stop - span.start for span in spans])
+        return torch.cat([sources.attend_one(layer, part, span.slot) for part, span in zip(parts, spans, strict=True)])
+
+    return read
+
+
+def _cross(block: DecoderBlock, place: Placer) -> Cross:
+    attention = block.cross_attention
+    return Cross(
+        q=_linear(attention.q_lin, place),
+        kv=_fused((attention.k_lin, attention.v_lin), place),
+        out=_linear(attention.out_lin, place),
+        norm=_norm(block.norm15, place),
+    )
+
+
+def _layer(block: Block | DecoderBlock, place: Placer) -> Layer:
     attention = block.attention
-    projections = (attention.q_lin, attention.k_lin, attention.v_lin)
     return Layer(
-        qkv=Linear(
-            torch.cat([place(linear.weight) for linear in projections]),
-            torch.cat([place(linear.bias) for linear in projections]),
-        ),
+        qkv=_fused((attention.q_lin, attention.k_lin, attention.v_lin), place),
         out=_linear(attention.out_lin, place),
         norm1=_norm(block.norm1, place),
         lin1=_linear(block.ffn.lin1, place),
@@ -238,4 +335,5 @@ def _layer(block: Block, place: Placer) -> Layer:
         norm2=_norm(block.norm2, place),
         heads=attention.n_heads,
         inner=attention.n_heads * attention.head_dim,
+        cross=_cross(block, place) if isinstance(block, DecoderBlock) else None,
     )

@@ -72,18 +72,25 @@ class Repetition:
     """Source: Keskar et al. 2019 (arXiv:1909.05858) section 4.1, sign-aware as in transformers."""
 
     penalty: Tensor
+    from_start: Tensor
+    """bool (B, 1): whether the prompt counts. That of a translation is no text of anybody, and is its end token too."""
 
     @classmethod
     def of(cls, rows: Sequence[Row], device: torch.device) -> Repetition | None:
         wishes = [row.request.sampling.repetition_penalty for row in rows]
-        return None if all(wish == 1 for wish in wishes) else cls(upload(wishes, device)[:, None])
+        if all(wish == 1 for wish in wishes):
+            return None
+        from_start = [row.request.source is None for row in rows]
+        return cls(upload(wishes, device)[:, None], upload(from_start, device)[:, None])
 
     def apply(self, scores: Tensor, history: History) -> None:
         # Beyond a row's end its first token stands in: whoever occurs twice is written the same value twice.
         inside = history.positions() < history.lengths[:, None]
         seen = torch.where(inside, history.tokens, history.tokens[:, :1])
+        counts = self.from_start | (inside & (history.positions() >= history.prompt_lengths[:, None]))
+        penalty = torch.where(counts, self.penalty, 1.0)
         values = scores.gather(1, seen)
-        scores.scatter_(1, seen, torch.where(values < 0, values * self.penalty, values / self.penalty))
+        scores.scatter_(1, seen, torch.where(values < 0, values * penalty, values / penalty))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,16 @@ Whatever goes wrong with one request ends here with that request and touches no 
 from __future__ import annotations
 
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 import xlmstream.status as statuses
 from google.rpc.status_pb2 import Status
-from xlmstream.v1.common_pb2 import TASK_DETOKENIZE, TASK_GENERATE, TASK_TOKENIZE
+from xlmstream.v1.common_pb2 import TASK_DETOKENIZE, TASK_TOKENIZE, TASK_TRANSLATE
 from xlmstream_server.broker.v1.messages_pb2 import Event
 
+from xlmstream_worker.admission import GENERATING
+from xlmstream_worker.errands import Errands
 from xlmstream_worker.loops import Loops
 from xlmstream_worker.models import LoadedModel
 from xlmstream_worker.observe import fields, where
@@ -24,6 +25,7 @@ from xlmstream_worker.tasks.encoding import Encoding
 from xlmstream_worker.tasks.generate import Generation
 from xlmstream_worker.tasks.inputs import Refused
 from xlmstream_worker.tasks.tokenize import detokenize, tokenize
+from xlmstream_worker.tasks.translate import Translation
 from xlmstream_worker.tokenizing import Prepared, TokenizerProcesses, prepare
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ class Preparer:
     """Turns rows into running generations and encodings or into answers.
 
     One thread: tokenising holds the interpreter, so more would only get in the way of those that compute. Requests of
-    encoder tasks go to `processes` where there are any.
+    encoder tasks go to `processes` where there are any. Bulk rows wait for all others.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Preparer:
         self._outbox = outbox
         self._worker_id = worker_id
         self._processes = processes
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._errands = Errands(f"prepare {model.full_name}")
 
     def submit(self, row: Row) -> None:
         """Prepare a row; its events come through the outbox, whatever happens."""
@@ -62,12 +64,19 @@ class Preparer:
 
     def close(self) -> None:
         """Drop what has not begun."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._errands.close()
         if self._processes is not None:
             self._processes.close()
 
     def _submit_here(self, row: Row) -> None:
-        self._pool.submit(self._prepare, row).add_done_callback(partial(self._check, row))
+        self._errands.submit(partial(self._prepare_or_fail, row), bulk=row.bulk)
+
+    def _prepare_or_fail(self, row: Row) -> None:
+        """Prepare a row; one whose preparation meets a defect ends."""
+        try:
+            self._prepare(row)
+        except Exception as error:
+            self._fail(row, error)
 
     def _prepare(self, row: Row) -> None:
         if row.ended:
@@ -76,8 +85,9 @@ class Preparer:
         try:
             if task not in self._model.card.tasks:
                 raise Refused(statuses.task_unsupported(self._model.full_name, task, self._model.card.tasks))
-            if task == TASK_GENERATE and self._loops.decode is not None:
-                generation = Generation(row, self._model, self._worker_id)
+            if task in GENERATING and self._loops.decode is not None:
+                kind = Translation if task == TASK_TRANSLATE else Generation
+                generation = kind(row, self._model, self._worker_id)
                 self._leave(row, *generation.opening())
                 self._loops.decode.start(row, generation)
             elif task == TASK_TOKENIZE:
@@ -107,11 +117,6 @@ class Preparer:
         else:
             self._model.text_rate.note(prepared.text_bytes, prepared.tokens)
             self._start(row, prepared)
-
-    def _check(self, row: Row, prepared: Future[None]) -> None:
-        """End a row whose preparation met a defect."""
-        if not prepared.cancelled() and (error := prepared.exception()) is not None:
-            self._fail(row, error)
 
     def _fail(self, row: Row, error: BaseException) -> None:
         log.error("preparing failed", extra=fields(execution_id=row.execution_id, error=where(error)))

@@ -13,10 +13,10 @@ import time
 from collections.abc import Sequence
 
 import torch
-from xlmstream.v1.common_pb2 import TASK_GENERATE
 from xlmstream_server.broker import BrokerDown, BrokerMisconfigured, WorkerBroker
 
 from xlmstream_worker import observe
+from xlmstream_worker.admission import GENERATING
 from xlmstream_worker.config import BrokerConfig, ConfigError, DeviceConfig, WorkerConfig
 from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.encoder import EncoderConfig, EncoderEngine
@@ -24,7 +24,7 @@ from xlmstream_worker.models import LoadedModel, load_model
 from xlmstream_worker.ready import ReadyFile
 from xlmstream_worker.sequences import EngineConfig
 from xlmstream_worker.serving import Engines, Serving
-from xlmstream_worker.xlm import XLMWithLMHeadModel
+from xlmstream_worker.xlm import XLMEncoderDecoder, XLMWithLMHeadModel
 
 CONNECT_EVERY_S = 1.0
 EXIT_DEFECT = 70
@@ -63,12 +63,14 @@ def _tokenizers(device: DeviceConfig, models: int) -> int:
 def _engines(model: LoadedModel, device: DeviceConfig) -> Engines:
     """The engines of a model, warm."""
     began = time.monotonic()
-    encoder = EncoderEngine(model.network, EncoderConfig(device.batch_tokens or None))
+    network = model.network
+    body = network.encoder if isinstance(network, XLMEncoderDecoder) else network
+    encoder = EncoderEngine(body, EncoderConfig(device.batch_tokens or None))
     encoder.warm_up()
     decoder = None
-    if isinstance(model.network, XLMWithLMHeadModel) and TASK_GENERATE in model.card.tasks:
+    if isinstance(network, XLMEncoderDecoder | XLMWithLMHeadModel) and GENERATING.intersection(model.card.tasks):
         config = EngineConfig(max_slots=device.slots, device=device.device, dtype=model.card.dtype)
-        decoder = DecoderEngine(model.network, config)
+        decoder = DecoderEngine(network, config)
         decoder.warm_up()
     log.info("warm", extra=observe.fields(model=model.full_name, seconds=round(time.monotonic() - began, 2)))
     return Engines(decoder, encoder)

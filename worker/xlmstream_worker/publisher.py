@@ -1,13 +1,14 @@
 """The publisher: the one thread of a served model that talks to the broker.
 
-It takes executions when there is room, sends what each step brought while the next one runs, passes on what the broker
-says of cancelled rows, and keeps the lease alive for as long as the loops move. It owns the rows: only it begins
-and ends them.
+It takes executions and chunks of jobs when there is room, sends what each step brought while the next one runs, passes
+on what the broker says of cancelled ones, and keeps the lease alive for as long as the loops move. It owns the rows:
+only it begins and ends them.
 
     broker away    events wait in the broker client and go with the next call that succeeds; nothing new is taken
     fenced         others have this worker's rows: drop them all and begin a new life
     loop stuck     say nothing: others get the rows when the lease has run out
-    drain          take nothing, let rows finish within the grace, hand the rest over with their journals
+    drain          take nothing, let rows finish within the grace, hand the rest over with their journals, and of chunks
+                   the items without a result
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from xlmstream_server.broker import BrokerDown, Fenced, Output, Stop, WorkerBroker, failures, is_terminal
+from xlmstream_server.broker import BrokerDown, Fenced, ItemResult, Output, Stop, WorkerBroker, is_terminal
 from xlmstream_server.broker.v1.messages_pb2 import Event, WorkerCard
 
+from xlmstream_worker.endings import FAILURES, log_end
+from xlmstream_worker.jobs.chunks import Chunks
 from xlmstream_worker.loops import Loops
 from xlmstream_worker.observe import fields
 from xlmstream_worker.preparing import Preparer
@@ -36,12 +39,6 @@ IDLE_WAIT_S = 0.5
 RETRY_EVERY_S = 0.2
 STUCK_WAIT_S = 1.0
 
-_TERMINAL: dict[Stop, Callable[[], Event]] = {
-    Stop.CANCELLED: failures.cancelled,
-    Stop.ORPHANED: failures.cancelled,
-    Stop.EXPIRED: failures.deadline_compute,
-}
-
 
 class Publisher:
     """Runs on its own thread (`run`); `drain` and `rows` may be used by any.
@@ -54,6 +51,7 @@ class Publisher:
         self,
         broker: WorkerBroker,
         loops: Loops,
+        chunks: Chunks,
         preparer: Preparer,
         outbox: Outbox,
         stall_limit_s: float,
@@ -63,6 +61,7 @@ class Publisher:
         self._broker = broker
         self._loops = loops
         self._admission = loops.admission()
+        self._chunks = chunks
         self._preparer = preparer
         self._outbox = outbox
         self._stall_limit_s = stall_limit_s
@@ -71,8 +70,10 @@ class Publisher:
         self._rows: dict[str, Row] = {}  # by execution id; without those whose terminal event has been collected
         self._endings: list[Output] = []  # terminal events of rows that the broker wants ended
         self._takes = count()
-        self._work_waits = True
-        self._take_unanswered = False  # rows may be ours already: they come with the next take
+        self._results: list[ItemResult] = []  # of items of chunks, to be sent
+        self._work_waits = self._chunks_wait = True
+        # Rows or chunks may be ours already: they come with the next take.
+        self._take_unanswered = self._chunks_unanswered = False
         self._away_since: float | None = None  # the broker
         self._fenced = False
         self._renew_at = self._reap_at = self._register_at = 0.0
@@ -81,7 +82,7 @@ class Publisher:
 
     @property
     def rows(self) -> int:
-        """Executions in this worker's hands."""
+        """Executions in this worker's hands, without chunks of jobs."""
         return len(self._rows)
 
     def drain(self, grace_s: float) -> None:
@@ -111,18 +112,23 @@ class Publisher:
         self._send(self._collect())
         self._keep_place()
         self._take()
+        self._take_chunks()
         self._found_broker()
-        if not self._rows and not self._draining.is_set():
+        if self._idle and not self._draining.is_set():
             self._broker.wait(min(IDLE_WAIT_S, self._broker.reap_every_s))
             # Look again even where no bell rang: what nobody was allowed to take may have become free.
-            self._work_waits = True
+            self._work_waits = self._chunks_wait = True
+
+    @property
+    def _idle(self) -> bool:
+        return not (self._rows or self._chunks or self._results)
 
     # What goes out
 
     def _collect(self) -> list[RowEvents]:
         """New events; while the broker is away, all that come until it is time to try again."""
         if self._away_since is None:
-            return self._outbox.collect(0.0 if self._endings or not self._rows else LISTEN_EVERY_S)
+            return self._outbox.collect(0.0 if self._endings or self._idle else LISTEN_EVERY_S)
         collected, until = [], time.monotonic() + RETRY_EVERY_S
         while (left_s := until - time.monotonic()) > 0:
             collected += self._outbox.collect(left_s)
@@ -130,22 +136,30 @@ class Publisher:
 
     def _send(self, collected: Sequence[RowEvents]) -> None:
         outputs, self._endings = [*self._endings, *self._outputs(collected)], []
-        if not (outputs or self._broker.held):
+        for new in collected:
+            if new.row.bulk:
+                self._carry_on(*self._chunks.push(new))
+        results, self._results = self._results, []
+        if not (outputs or results or self._broker.held):
             return
-        published = self._broker.publish(outputs)
+        published = self._broker.publish(outputs, results)
         self._work_waits = published.waiting > 0
-        for execution_id, stop in published.stop.items():
-            self._stop(execution_id, stop)
+        self._chunks_wait = published.waiting_chunks > 0
+        for name, stop in published.stop.items():
+            if name in self._chunks:
+                self._drop_chunk(name, stop)
+            else:
+                self._stop(name, stop)
 
     def _outputs(self, collected: Sequence[RowEvents]) -> list[Output]:
         """One output a row, in order; rows with their terminal event are let go."""
         events: dict[Row, list[Event]] = {}
         for new in collected:
-            if not new.row.ended:
+            if not (new.row.bulk or new.row.ended):
                 events.setdefault(new.row, []).extend(new.events)
                 if is_terminal(new.events[-1]):
                     self._end(new.row)
-                    _log_end(new.row, new.events[-1])
+                    log_end(new.row, new.events[-1])
         return [Output(row.execution_id, tuple(row_events)) for row, row_events in events.items()]
 
     def _stop(self, execution_id: str, stop: Stop) -> None:
@@ -155,9 +169,15 @@ class Publisher:
             return
         self._end(row)
         self._loops.end(row)
-        if stop in _TERMINAL:
-            self._endings.append(Output(execution_id, (_TERMINAL[stop](),)))
+        if stop in FAILURES:
+            self._endings.append(Output(execution_id, (FAILURES[stop](),)))
         log.info("stopped", extra=fields(execution_id=execution_id, reason=stop.value))
+
+    def _drop_chunk(self, chunk_id: str, stop: Stop) -> None:
+        """A job wants nothing more: the broker's end keeps the results that there are."""
+        for row in self._chunks.drop(chunk_id):
+            self._loops.end(row)
+        log.info("stopped", extra=fields(chunk_id=chunk_id, reason=stop.value))
 
     def _end(self, row: Row) -> None:
         row.ended = True
@@ -167,7 +187,7 @@ class Publisher:
     # What comes in
 
     def _take(self) -> None:
-        room = self._admission.room
+        room = self._admission.room(self._chunks.own_slots)
         if self._draining.is_set() or room == 0 or not (self._work_waits or self._take_unanswered):
             return
         self._work_waits = False  # until the next answer says otherwise
@@ -178,6 +198,23 @@ class Publisher:
             self._admission.took(taken.envelope)
             row = Row(taken, key=f"{taken.envelope.execution_id}#{next(self._takes)}")
             self._rows[row.execution_id] = row
+            self._preparer.submit(row)
+
+    def _take_chunks(self) -> None:
+        room = self._chunks.room
+        if self._draining.is_set() or room == 0 or not (self._chunks_wait or self._chunks_unanswered):
+            return
+        self._chunks_wait = False
+        self._chunks_unanswered = True
+        given = self._broker.take_chunks(room)
+        self._chunks_unanswered = False
+        for taken in given:
+            self._carry_on(*self._chunks.took(taken))
+
+    def _carry_on(self, rows: Sequence[Row], results: Sequence[ItemResult]) -> None:
+        """Of a chunk: what is to run now, and what has its result."""
+        self._results += results
+        for row in rows:
             self._preparer.submit(row)
 
     # The place in the queue
@@ -191,7 +228,7 @@ class Publisher:
             self._broker.reap()
             self._reap_at = now + self._broker.reap_every_s
         if now >= self._register_at:
-            self._broker.register(self._card(len(self._rows), self._admission.room))
+            self._broker.register(self._card(len(self._rows), self._admission.room()))
             self._register_at = now + REGISTER_EVERY_S
 
     def _is_stuck(self) -> bool:
@@ -214,16 +251,22 @@ class Publisher:
     def _drop_rows(self) -> None:
         """Others have our rows: whatever is still computed for them goes nowhere."""
         log.warning("fenced: another worker has this worker's rows", extra=fields(rows=len(self._rows)))
+        self._drop_all()
+        self._endings.clear()
+        self._results.clear()
+        self._fenced = True
+
+    def _drop_all(self) -> None:
         for row in list(self._rows.values()):
             self._end(row)
             self._loops.end(row)
-        self._endings.clear()
-        self._fenced = True
+        for name in self._chunks.names():
+            self._drop_chunk(name, Stop.LOST)
 
     def _begin_anew(self) -> None:
         log.info("new life", extra=fields(worker=self._broker.begin()))
-        self._fenced = self._take_unanswered = False
-        self._work_waits = True
+        self._fenced = self._take_unanswered = self._chunks_unanswered = False
+        self._work_waits = self._chunks_wait = True
         self._renew_at = self._reap_at = self._register_at = 0.0
 
     # The end
@@ -238,25 +281,9 @@ class Publisher:
             self._send(self._outbox.collect(0.0))
         except (BrokerDown, Fenced) as error:
             log.warning("leaving without a last word", extra=fields(error=type(error).__name__))
-        log.info("leaving", extra=fields(handed_over=len(self._rows)))
-        for row in list(self._rows.values()):
-            self._end(row)
-            self._loops.end(row)
+        log.info("leaving", extra=fields(handed_over=len(self._rows), chunks=len(self._chunks)))
+        self._drop_all()
         self._outbox.close()
         self._preparer.close()
         self._loops.stop()
         self._broker.close()
-
-
-def _log_end(row: Row, event: Event) -> None:
-    figures = fields(
-        execution_id=row.execution_id,
-        outcome=event.WhichOneof("kind") or "",
-        attempt=row.taken.attempt,
-        held_ms=round((time.monotonic() - row.taken_at) * 1000),
-    )
-    if event.HasField("finished"):
-        figures["figures"]["completion_tokens"] = event.finished.usage.completion_tokens
-    if event.HasField("failed"):
-        figures["figures"]["code"] = event.failed.code
-    log.info("ended", extra=figures)

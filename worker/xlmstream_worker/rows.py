@@ -2,8 +2,9 @@
 
     publisher --Row--> preparers (tokenise) --Row, Generation--> decode thread --Row, events--> Outbox --> publisher
 
-A `Row` is one execution this worker owns, from `take` to its terminal event. The publisher alone ends rows, and
-whatever another thread still has of an ended row is dropped where it is met, so no thread waits for another's cleanup.
+A `Row` is one execution this worker owns, from `take` to its terminal event, or a part of one. The publisher alone ends
+rows, and whatever another thread still has of an ended row is dropped where it is met, so no thread waits for another's
+cleanup.
 """
 
 from __future__ import annotations
@@ -28,10 +29,18 @@ class Row:
     """When it was taken, on the monotonic clock, in seconds."""
     ended: bool = False
     """Set by the publisher, once: nothing of this row is wanted any more."""
+    bulk: bool = False
+    """Part of a job: nobody waits for it, so that all rows that are not go first."""
 
     @property
     def execution_id(self) -> str:
         return self.taken.envelope.execution_id
+
+    @property
+    def apart(self) -> bool:
+        """Whether it shares the engine with no other row. The parts of a job's chunk that runs alone share it with each
+        other: the chunk is all that the worker has."""
+        return self.taken.alone and not self.bulk
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._waiting: list[RowEvents] = []
         self._steps_left = 0  # steps whose events nobody has collected
+        self._woken = False
         self._closed = False
 
     def put(self, events: Sequence[RowEvents]) -> None:
@@ -69,11 +79,17 @@ class Outbox:
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._steps_left == 0 or self._closed)
 
-    def collect(self, timeout_s: float) -> list[RowEvents]:
-        """Everything left so far, waiting up to `timeout_s` for something to come."""
+    def wake(self) -> None:
+        """Let `collect` return, though there may be nothing to collect."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._steps_left or self._closed, timeout_s)
-            collected, self._waiting, self._steps_left = self._waiting, [], 0
+            self._woken = True
+            self._changed.notify_all()
+
+    def collect(self, timeout_s: float) -> list[RowEvents]:
+        """Everything left so far, waiting up to `timeout_s` for something to come or to be woken."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._steps_left or self._woken or self._closed, timeout_s)
+            collected, self._waiting, self._steps_left, self._woken = self._waiting, [], 0, False
             self._changed.notify_all()
             return collected
 

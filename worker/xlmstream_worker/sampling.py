@@ -5,16 +5,17 @@ How a token is drawn is in `drawing`, what is done to the scores before in `pena
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .drawing import Drawing, draw, drawings_of
+from .drawing import Drawing, Way, draw, drawings_of
 from .lanes import Row
 from .penalties import History, Penalty, penalties_of
-from .selection import best_token
+from .selection import BLOCK, SMALL_BLOCK, best_k, best_token, block_maxima
 from .transfer import upload
 
 
@@ -29,16 +30,23 @@ class SamplingPlan:
     """int64 (B,)"""
     penalties: tuple[Penalty, ...]
     drawings: tuple[Drawing, ...]
-    """Rows in none of them take their best token."""
+    greedy: bool
+    """Some rows are in none of them and take their best token."""
+    block: int
+    """Size of the blocks of the vocabulary whose maxima these need."""
     logprobs: Logprobs | None
 
     @classmethod
     def of(cls, rows: Sequence[Row], device: torch.device) -> SamplingPlan:
         lengths = [len(row.request.prompt_ids) for row in rows]
+        drawings = drawings_of(rows, device)
+        few = any(drawing.way is Way.FEW for drawing in drawings)
         return cls(
             prompt_lengths=upload(lengths, device),
             penalties=penalties_of(rows, device),
-            drawings=drawings_of(rows, device),
+            drawings=drawings,
+            greedy=any(row.request.sampling.temperature == 0 for row in rows),
+            block=SMALL_BLOCK if few else BLOCK,
             logprobs=Logprobs.of(rows, device),
         )
 
@@ -75,20 +83,31 @@ class Choice:
 
 def choose(scores: Tensor, history: History, plan: SamplingPlan) -> Choice:
     """The next token of every row. `scores` float32 (B, V) are overwritten."""
-    own = None
-    if plan.logprobs is not None:
-        own = scores[plan.logprobs.rows].log_softmax(-1)
+    own = None if plan.logprobs is None else scores[plan.logprobs.rows]  # a copy
     for penalty in plan.penalties:
         penalty.apply(scores, history)
-    chosen, best = best_token(scores)
+    maxima = block_maxima(scores, plan.block)
+    usable = maxima.amax(-1).abs_() < torch.inf
+    chosen = best_token(scores, maxima) if plan.greedy else None
     for drawing in plan.drawings:
         if drawing.rows is None:
-            chosen = draw(scores, drawing, history.produced)
+            chosen = draw(scores, maxima, drawing, history.produced)
         else:
-            chosen[drawing.rows] = draw(scores[drawing.rows], drawing, history.produced[drawing.rows])
-    chosen = chosen.masked_fill(~best.isfinite(), -1)
+            rows = drawing.rows
+            drawn = draw(scores[rows], maxima[rows], drawing, history.produced[rows])
+            chosen = torch.zeros_like(history.lengths) if chosen is None else chosen
+            chosen[rows] = drawn
+    assert chosen is not None
+    chosen = chosen.masked_fill_(~usable, -1)
     if own is None or plan.logprobs is None:
         return Choice(chosen)
-    top = own.topk(plan.logprobs.widest)
-    logprobs = own.gather(1, chosen[plan.logprobs.rows].clamp(min=0)[:, None])[:, 0]
-    return Choice(chosen, logprobs, top.values, top.indices)
+    best, ids = best_k(own, max(plan.logprobs.widest, 1))
+    of_chosen = own.gather(1, chosen[plan.logprobs.rows].clamp(min=0)[:, None])
+    total = log_total(own, best[:, :1])
+    return Choice(chosen, (of_chosen - total)[:, 0], best - total, ids)
+
+
+def log_total(scores: Tensor, best: Tensor) -> Tensor:
+    """log of the sum of exp(scores) (B, 1); `best` (B, 1) are the highest. Powers of two are quicker than those of e.
+    `scores` (B, V) are overwritten."""
+    return scores.sub_(best).mul_(math.log2(math.e)).exp2_().sum(-1, keepdim=True).log_().add_(best)

@@ -23,7 +23,8 @@ from .sequences import DecodingMode, SequenceRequest
 class Scheduler:
     """Requests wait in order of arrival until the slots for all their rows are free; nobody overtakes.
 
-    One step asks, in this order, for `chunks()` (what to prefill), `place()` (copies), and the rows of `lanes`.
+    One step asks, in this order, for `sources()` (what to encode, of a translation model), `chunks()` (what to
+    prefill), `place()` (copies), and the rows of `lanes`.
     """
 
     def __init__(
@@ -101,12 +102,20 @@ class Scheduler:
 
     # -- one step ------------------------------------------------------------------------------------------------
 
+    def sources(self) -> list[Prompt]:
+        """The prompts whose sources are to be encoded, admitting new ones while slots last."""
+        while self._stage_next():
+            pass
+        return [prompt for prompt in self._prompts if prompt.awaits_source]
+
     def chunks(self) -> list[Chunk]:
         """The prompt tokens to compute now: running prompts first, then new ones while budget and slots last."""
         chunks: list[Chunk] = []
         budget = self._budget
         while True:
             for prompt in self._prompts:
+                if prompt.awaits_source:
+                    continue
                 stop = min(prompt.needed, prompt.computed + budget)
                 if stop > prompt.computed:
                     chunks.append(Chunk(prompt, prompt.computed, stop))
@@ -125,7 +134,7 @@ class Scheduler:
         """Free the slots of leaving rows and give slots to the candidates of complete prompts."""
         started: list[tuple[Prompt, Row]] = []
         stored: list[tuple[Prompt, int, int]] = []
-        for prompt in [prompt for prompt in self._prompts if prompt.computed == prompt.needed]:
+        for prompt in [prompt for prompt in self._prompts if prompt.ready]:
             self._prompts.remove(prompt)
             if prompt.sharers is not None:
                 fresh = self._prefixes.store(prompt.sharers, prompt.ids[: prompt.needed])
@@ -150,10 +159,15 @@ class Scheduler:
         return live + sum(len(prompt.candidates) for prompt in (*self._prompts, *self._backlog))
 
     @property
-    def free_slots(self) -> int:
-        """Slots that no row holds and no waiting request will need; never below 0."""
+    def spare_slots(self) -> int:
+        """Slots that no row holds and no waiting request will need; below 0: that many are lacking."""
         wanted = sum(request.rows for request in self._waiting)
-        return max(0, self.slots - self.busy_slots - wanted)
+        return self.slots - self.busy_slots - wanted
+
+    @property
+    def free_slots(self) -> int:
+        """`spare_slots`, but never below 0."""
+        return max(0, self.spare_slots)
 
     @property
     def idle(self) -> bool:

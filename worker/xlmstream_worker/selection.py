@@ -9,58 +9,66 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_BLOCK = 256
-# Blocks that `best_k` narrows its choice to, one after the other; what the second saves, measured on CPUs, is the
-# selection among the elements of the first.
-_SMALL_BLOCKS = (64, 8)
+BLOCK = 256
+# What `best_k` narrows its choice to: blocks, and every eighth element of those.
+_LOG_SMALL_BLOCK, _LOG_STRIDE = 6, 3
+SMALL_BLOCK, _STRIDE = 2**_LOG_SMALL_BLOCK, 2**_LOG_STRIDE
 # Up to this many keys are sorted.
 _FEW = 1024
-# Weights below e^-30 of the best one are beyond float32 sums.
-_WEIGHT_RANGE = 30.0
+# Weights below 2^-44 of the best one are beyond float32 sums.
+_WEIGHT_RANGE = 44.0
 _BINS = 256
 
 
-def best_token(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The index int64 (B,) and value float32 (B,) of the highest score of each row (B, V); the first among equals."""
+def block_maxima(scores: Tensor, size: int = BLOCK) -> Tensor:
+    """(B, V / size): the highest score of each block of `size`; the scores themselves where V is no multiple of it."""
     B, V = scores.shape
-    if V % _BLOCK or V == _BLOCK:
-        best = scores.max(-1)
-        return best.indices, best.values
-    blocks = scores.view(B, V // _BLOCK, _BLOCK)
-    highest = blocks.amax(-1).max(-1)
-    block = highest.indices
-    inside = blocks.gather(1, block[:, None, None].expand(B, 1, _BLOCK)).argmax(-1)[:, 0]
-    return block * _BLOCK + inside, highest.values
+    return scores.view(B, V // size, size).amax(-1) if V % size == 0 else scores
 
 
-def best_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Values and indices (B, k) of the k highest scores of each row (B, V), best first; k at most V."""
-    B = scores.shape[0]
-    sizes = _SMALL_BLOCKS if scores.device.type == "cpu" else _SMALL_BLOCKS[:1]
-    kept, steps = scores, list[tuple[int, Tensor]]()
-    for size in sizes:
-        blocks = kept.shape[1] // size
-        if kept.shape[1] % size or 2 * k >= blocks:
-            continue
-        # The k best lie in the k blocks with the highest maxima.
-        chosen = kept.view(B, blocks, size).amax(-1).topk(k, sorted=False).indices
-        places = chosen + torch.arange(0, B * blocks, blocks, device=scores.device)[:, None]
-        kept = kept.view(B * blocks, size).index_select(0, places.view(-1)).view(B, k * size)
-        steps.append((size, chosen))
-    best = kept.topk(k)
-    indices = best.indices
-    for size, chosen in reversed(steps):
-        indices = chosen.gather(1, indices // size) * size + indices % size
-    return best.values, indices
+def best_token(scores: Tensor, maxima: Tensor) -> Tensor:
+    """The index int64 (B,) of the highest score of each row (B, V), the first among equals; `maxima` are those of its
+    blocks, of any size."""
+    B, blocks = maxima.shape
+    block = maxima.argmax(-1)
+    size = scores.shape[1] // blocks
+    if size == 1:
+        return block
+    places = torch.arange(0, B * blocks, blocks, device=scores.device).add_(block)
+    return scores.view(B * blocks, size).index_select(0, places).argmax(-1).add_(block, alpha=size)
 
 
-def share_floor(keys: Tensor, weights: Tensor, share: Tensor, total: Tensor) -> Tensor:
-    """The lowest key (B,) of the smallest set of highest keys that weighs share (B,) * total (B,).
+def best_k(scores: Tensor, k: int, maxima: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Values and indices (B, k) of the k highest scores of each row (B, V), best first; k at most V. `maxima`: those of
+    blocks of `SMALL_BLOCK`, where they are known already."""
+    B, V = scores.shape
+    if V % SMALL_BLOCK or 2 * k >= V // SMALL_BLOCK:
+        best = scores.topk(k)
+        return best.values, best.indices
+    # The k best lie in the k blocks with the highest maxima.
+    maxima = block_maxima(scores, SMALL_BLOCK) if maxima is None else maxima
+    starts = maxima.topk(k, sorted=False).indices * SMALL_BLOCK
+    rows = torch.arange(0, B * V, V, device=scores.device)[:, None]
+    places = (starts + rows).view(-1, 1) >> _LOG_SMALL_BLOCK
+    # And in the k best of the sets of every eighth element of these. Halving is the quick way to their maxima.
+    sets = scores.view(-1, SMALL_BLOCK).index_select(0, places[:, 0])
+    while sets.shape[1] > _STRIDE:
+        sets = torch.maximum(*sets.chunk(2, -1))
+    chosen = sets.view(B, k * _STRIDE).topk(k, sorted=False).indices
+    first = starts.gather(1, chosen >> _LOG_STRIDE).add_(chosen & (_STRIDE - 1))
+    ids = first[:, :, None] + torch.arange(0, SMALL_BLOCK, _STRIDE, device=scores.device)
+    ids = ids.view(B, -1)
+    best = scores.gather(1, ids).topk(k)
+    return best.values, ids.gather(1, best.indices)
 
-    `keys` (B, V) are at most 0; `weights` (B, V) are 0 for excluded tokens. A share of 1 keeps everything: minus
+
+def share_floor(keys: Tensor, weights: Tensor, share: Tensor) -> Tensor:
+    """The lowest key (B,) of the smallest set of highest keys that weighs share (B,) of all.
+
+    `keys` (B, V) are log2, at most 0; `weights` (B, V) are 0 for excluded tokens. A share of 1 keeps everything: minus
     infinity.
     """
-    wanted = share * total
+    wanted = share * weights.sum(-1)
     if keys.shape[1] > _FEW:
         floor = mass_floor(keys, weights, wanted)
     else:
@@ -75,7 +83,7 @@ def mass_floor(keys: Tensor, weights: Tensor, wanted: Tensor) -> Tensor:
     """A key (B,) such that the tokens at or above it weigh `wanted` (B,), found without sorting.
 
     `keys` (B, V) are at most 0. Three rounds, each looking closer into the bin of the last that holds the edge: tokens
-    within 30 / 256**3 of the edge count as equals. Minus infinity where all keys above -30 together weigh too little.
+    within 44 / 256**3 of the edge count as equals. Minus infinity where all keys above -44 together weigh too little.
     """
     high = keys.new_zeros(keys.shape[0], 1)
     counted = torch.zeros_like(high)

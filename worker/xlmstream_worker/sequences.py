@@ -87,6 +87,15 @@ class EarlyStopping(enum.Enum):
     """Until no running beam could score better at any length (`"never"`)."""
 
 
+class BeamRules(enum.Enum):
+    """Whose beam search it is; they differ in which ends they keep and in when they are content."""
+
+    TRANSFORMERS = "transformers"
+    """The vectorised one of transformers: an end counts only among the best `beams` candidates of its step."""
+    ORIGINAL = "original"
+    """That of XLM's translation: every end counts that is met before the beams of the next step are found."""
+
+
 @dataclass(frozen=True, slots=True)
 class BeamParameters:
     """Beam search: keep the `beams` best beginnings, return the best finished sequences."""
@@ -96,6 +105,18 @@ class BeamParameters:
     length_penalty: float = 1.0
     """A finished sequence scores its summed log-probability / length ** this."""
     early_stopping: EarlyStopping = EarlyStopping.HEURISTIC
+    """The original rules know WHEN_FULL; all else is NEVER to them."""
+    rules: BeamRules = BeamRules.TRANSFORMERS
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The text that a translation is made from."""
+
+    ids: tuple[int, ...]
+    """At least one id; special tokens included, exactly as the encoder shall see them."""
+    language_id: int | None = None
+    """Row of the encoder's language embedding; None adds none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +154,11 @@ class SequenceRequest:
     """Candidates whose end an earlier attempt has delivered: not run again, not reported."""
     prefix_scope: str | None = None
     """Requests with the same scope (a tenant) reuse the keys and values of common beginnings of their prompts; None
-    shares with nobody."""
+    shares with nobody, nor does a translation, whose keys and values depend on its source."""
     alone: bool = False
     """Run while no other request is in the batch (quarantine of a request suspected of killing workers)."""
+    source: Source | None = None
+    """What the decoder of a translation model reads; it needs one, and no other model takes one."""
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -171,6 +194,8 @@ class TokenOutput:
     """The best ids and their log-probabilities, best first."""
     cached_tokens: int = 0
     """How many tokens of the prompt were reused from earlier requests; the same in every output of a candidate."""
+    score: float | None = None
+    """What beam search ranks candidates by; the same in every output of a candidate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +228,8 @@ class EngineConfig:
     """Decode a fixed number of slots and positions, more than the rows need, so that a GPU can launch a whole step as
     one recorded graph. None: on a GPU."""
     prefill_tokens: int = 256
-    """Most prompt tokens computed per step, so that a long prompt never holds up the rows that decode."""
-
+    """Most prompt tokens computed per step, and as many of sources, so that a long text never holds up the rows that
+    decode."""
     prefix_cache_bytes: int = 2**28
     """Memory for the keys and values of beginnings of prompts that later requests may share; 0 keeps none."""
 

@@ -1,6 +1,7 @@
 """One model, served: its engines, its threads and its place in the queue, put together.
 
     publisher thread  Publisher   the broker, the rows
+    listen thread     Listening   new calls beside chunks of jobs
     decode thread     DecodeLoop  the decoder engine, of a model that generates
     encode thread     EncodeLoop  the encoder engine
     prepare thread    Preparer    the tokenizer
@@ -23,6 +24,8 @@ from xlmstream_server.broker.v1.messages_pb2 import ServedModel, WorkerCard
 from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.encode_loop import EncodeLoop
 from xlmstream_worker.encoder import EncoderEngine
+from xlmstream_worker.jobs.chunks import Chunks
+from xlmstream_worker.listening import Listening
 from xlmstream_worker.loops import Loops
 from xlmstream_worker.models import LoadedModel
 from xlmstream_worker.observe import fields
@@ -40,7 +43,7 @@ class Engines:
     """What computes for one model."""
 
     decoder: DecoderEngine | None
-    """None for a model that does not generate."""
+    """None for a model that neither generates nor translates."""
     encoder: EncoderEngine
 
 
@@ -64,10 +67,14 @@ class Serving:
         worker_id = broker.life.partition(":")[0]
         processes = TokenizerProcesses(model, tokenizers) if tokenizers > 1 else None
         preparer = Preparer(model, loops, outbox, worker_id, processes)
-        self._publisher = Publisher(broker, loops, preparer, outbox, stall_limit_s, self._card, alive)
+        slots = 0 if decode is None else decode.slots
+        self._listening = Listening(broker.bell(), outbox.wake)
+        chunks = Chunks(slots, loops.encode.batch_tokens, model.text_rate, self._listening.switch)
+        self._publisher = Publisher(broker, loops, chunks, preparer, outbox, stall_limit_s, self._card, alive)
         publishing = threading.Thread(target=self._publisher.run, name=f"publish {model.full_name}", daemon=True)
+        listening = threading.Thread(target=self._listening.run, name=f"listen {model.full_name}", daemon=True)
         self._publishing = publishing
-        self._threads = [*loops.threads(model.full_name), publishing]
+        self._threads = [*loops.threads(model.full_name), publishing, listening]
 
     def start(self) -> None:
         """Begin to take requests."""
@@ -82,6 +89,7 @@ class Serving:
     def join(self) -> None:
         """Wait until the publisher has handed over. A thread that is stuck computing is left behind."""
         self._publishing.join()
+        self._listening.close()
 
     def _card(self, rows: int, room: int) -> WorkerCard:
         served = ServedModel(

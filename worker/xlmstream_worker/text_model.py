@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 from xlmstream.v1.models_pb2 import INPUT_FORMAT_ORIGINAL, Model
 
 from xlmstream_worker.detokenize import PieceTexts
-from xlmstream_worker.xlm import XLMConfig, XLMTokenizer
+from xlmstream_worker.xlm import XLMConfig, XLMEncoderDecoderConfig, XLMTokenizer
+
+TRANSLATOR = "XLMEncoderDecoder"
+"""What config.json of a translation model names in `architectures`."""
 
 
 class TextRate:
@@ -40,6 +44,7 @@ class TextModel:
     card: Model
     """What gateways and clients learn of it."""
     config: XLMConfig
+    """Of a translation model, its encoder's."""
     tokenizer: XLMTokenizer
     pieces: PieceTexts
     languages: Mapping[str, int]
@@ -74,6 +79,25 @@ class TextModel:
         if not (self.config.use_lang_emb and self.config.n_langs > 1):
             return None
         return self.languages[language] if language else self.config.lang_id
+
+
+def config_of(directory: Path, causal: bool | None = None) -> XLMConfig:
+    """The configuration in a model's directory; of a translation model, its encoder's. `causal` overrides what it says.
+
+    Raises XLMError for a file that is missing or no model's.
+    """
+    if is_translator(directory):
+        return XLMEncoderDecoderConfig.from_pretrained(directory).encoder
+    return XLMConfig.from_pretrained(directory, **({} if causal is None else {"causal": causal}))
+
+
+def is_translator(directory: Path) -> bool:
+    """Whether config.json is that of a translation model; what is wrong with the file is told by who reads it."""
+    try:
+        values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and values.get("architectures") == [TRANSLATOR]
 
 
 def languages_of(config: XLMConfig) -> dict[str, int]:

@@ -28,8 +28,8 @@ from xlmstream_worker.detokenize import PieceTexts
 from xlmstream_worker.tasks.encoder_tasks import ENCODER_TASKS
 from xlmstream_worker.tasks.encoding import Item
 from xlmstream_worker.tasks.inputs import Refused
-from xlmstream_worker.text_model import TextModel, TextRate, languages_of
-from xlmstream_worker.xlm import XLMConfig, XLMTokenizer
+from xlmstream_worker.text_model import TextModel, TextRate, config_of, languages_of
+from xlmstream_worker.xlm import XLMTokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def _prepare_here(directory: Path, card: bytes, task: Task.ValueType, request: b
 def _text_model(directory: Path, card: bytes) -> TextModel:
     """The texts' part of a model, without its weights; loaded once in a process."""
     model = Model.FromString(card)
-    config = XLMConfig.from_pretrained(directory, causal=model.causal)
+    config = config_of(directory, model.causal)
     tokenizer = XLMTokenizer.from_pretrained(directory)
     pieces = PieceTexts(tokenizer.get_vocab(), frozenset(tokenizer.all_special_ids))
     return TextModel(model, config, tokenizer, pieces, languages_of(config), TextRate(), directory)

@@ -2,6 +2,7 @@
 
     while the worker lives:
         take in what the other threads ask (start a row, end a row)
+        let bulk rows in where slots are free, or out where others need them
         engine.step()
         turn its tokens into events and leave them in the outbox
 
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 import xlmstream.status as statuses
 from xlmstream_server.broker.v1.messages_pb2 import Event
 
+from xlmstream_worker.bulk_rows import BulkRows, StepCosts
 from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.rows import Outbox, Row, RowEvents
 from xlmstream_worker.sequences import StepResult
@@ -44,7 +46,9 @@ class DecodeLoop:
         self._engine = engine
         self._outbox = outbox
         self._inbox: queue.SimpleQueue[_Start | _End | None] = queue.SimpleQueue()  # None: the loop ends
-        self._running: dict[str, tuple[Row, Generation]] = {}
+        self._running: dict[str, tuple[Row, Generation]] = {}  # what the engine has
+        self._bulk = BulkRows[_Start](engine.max_slots)
+        self._costs = StepCosts()
         self._step_began: float | None = None
 
     def start(self, row: Row, generation: Generation) -> None:
@@ -73,35 +77,60 @@ class DecodeLoop:
     def run(self) -> None:
         """The decode thread. An exception that leaves it is a defect and ends the worker."""
         while self._take_in():
-            self._step_began = time.monotonic()
+            self._change_bulk_rows()
+            self._step_began = began = time.monotonic()
             result = self._engine.step()
             self._step_began = None
+            if not result.prefill_tokens:
+                self._costs.note(result.batch_size, time.monotonic() - began)
             self._outbox.put_step(self._events_of(result))
 
     def _take_in(self) -> bool:
         """Apply what was asked since the last step, waiting for something while there is nothing to compute."""
         while True:
             try:
-                asked = self._inbox.get(block=self._engine.idle)
+                asked = self._inbox.get(block=self._engine.idle and not self._bulk.waiting)
             except queue.Empty:
                 return True
             if asked is None:
                 return False
             if isinstance(asked, _End):
-                self._running.pop(asked.row.key, None)
-                self._engine.cancel(asked.row.key)
-            elif not asked.row.ended:
-                self._add(asked.row, asked.generation)
+                self._forget(asked.row.key)
+            elif asked.row.ended:
+                continue
+            elif asked.row.bulk:
+                self._bulk.add(asked.row.key, asked.generation.slots, asked)
+            else:
+                self._add(asked)
 
-    def _add(self, row: Row, generation: Generation) -> None:
+    def _change_bulk_rows(self) -> None:
+        """What leaves goes on later from the tokens that it has."""
+        if not (self._bulk.waiting or self._bulk.running):
+            return
+        others = sum(generation.slots for row, generation in self._running.values() if not row.bulk)
+        change = self._bulk.next(self._engine.spare_slots, others, self._costs.beside(others))
+        for entry in change.leaving:
+            del self._running[entry.key]
+            self._engine.cancel(entry.key)
+        for entry in change.joining:
+            self._add(entry.work)
+
+    def _add(self, start: _Start) -> None:
         try:
-            self._engine.add(generation.begin())
+            self._engine.add(start.generation.begin())
         except ValueError as error:
             # The engine's own checks stand behind ours, for what only it can know.
+            self._bulk.drop(start.row.key)
             refused = Event(failed=statuses.invalid_input([("parameters", str(error))]))
-            self._outbox.put([RowEvents(row, (refused,))])
+            self._outbox.put([RowEvents(start.row, (refused,))])
         else:
-            self._running[row.key] = (row, generation)
+            self._running[start.row.key] = (start.row, start.generation)
+
+    def _forget(self, key: str) -> None:
+        """Have the engine compute nothing more of a row."""
+        self._running.pop(key, None)
+        self._bulk.drop(key)
+        self._engine.cancel(key)
 
     def _events_of(self, result: StepResult) -> list[RowEvents]:
         events = []
@@ -111,8 +140,7 @@ class DecodeLoop:
             row, generation = self._running[output.key]
             new = generation.push(output, result.batch_size)
             if generation.ended:
-                del self._running[output.key]
-                self._engine.cancel(output.key)  # a stop string or a failure may leave something running
+                self._forget(output.key)  # a stop string or a failure may leave something running
             elif output.finished is None and generation.candidate_ended(output.candidate):
                 self._engine.finish(output.key, output.candidate)
             if new:

@@ -92,7 +92,7 @@ class Encoding(Generic[Result]):
     def begin(self) -> EncoderRequest:
         """What the engine shall compute, from now on."""
         self._began = self._ended = time.monotonic()
-        return EncoderRequest(self._row.key, tuple(self._sequences), alone=self._row.taken.alone)
+        return EncoderRequest(self._row.key, tuple(self._sequences), alone=self._row.apart, bulk=self._row.bulk)
 
     def push(self, output: EncoderOutput, batch_size: int) -> None:
         """Take what came of one sequence, computed together with `batch_size` - 1 others."""

@@ -15,7 +15,7 @@ from xlmstream.v1.generation_pb2 import EarlyStopping as WireEarlyStopping
 from xlmstream.v1.models_pb2 import DecodingMode as WireDecodingMode
 
 from xlmstream_worker.models import LoadedModel
-from xlmstream_worker.sequences import BeamParameters, EarlyStopping, SamplingParameters
+from xlmstream_worker.sequences import BeamParameters, BeamRules, EarlyStopping, SamplingParameters
 
 DEFAULT_MAX_NEW_TOKENS = 64
 
@@ -28,11 +28,14 @@ _EARLY_STOPPING: Mapping[WireEarlyStopping.ValueType, EarlyStopping] = {
 
 
 def effective_parameters(
-    asked: GenerationParameters, seed: int, default_mode: WireDecodingMode.ValueType
+    asked: GenerationParameters,
+    seed: int,
+    default_mode: WireDecodingMode.ValueType,
+    default_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
 ) -> GenerationParameters:
     """The parameters with every default filled in; what stays unset has no limit."""
     effective = GenerationParameters(
-        max_new_tokens=DEFAULT_MAX_NEW_TOKENS,
+        max_new_tokens=default_new_tokens,
         min_new_tokens=0,
         temperature=0.0,
         top_p=1.0,
@@ -74,12 +77,14 @@ def sampling_of(parameters: GenerationParameters, model: LoadedModel, language: 
     )
 
 
-def beam_search_of(parameters: GenerationParameters) -> BeamParameters | None:
+def beam_search_of(
+    parameters: GenerationParameters, rules: BeamRules = BeamRules.TRANSFORMERS
+) -> BeamParameters | None:
     """`parameters` are effective ones."""
     if not parameters.HasField("num_beams"):
         return None
     early_stopping = _EARLY_STOPPING.get(parameters.early_stopping, EarlyStopping.HEURISTIC)
-    return BeamParameters(parameters.num_beams, parameters.length_penalty, early_stopping)
+    return BeamParameters(parameters.num_beams, parameters.length_penalty, early_stopping, rules)
 
 
 def _ids_of_word(model: LoadedModel, word: str, language: str) -> tuple[int, ...]:
