@@ -158,7 +158,7 @@ def check_events(asked: Envelope, events: Sequence[Event]) -> None:
         )
 
 
-FOREVER = ("lane:", "adm", "bell", "dead", "ws", "lives")
+FOREVER = ("lane:", "adm", "bell", "dead", "ws", "lives", "ends", "use", "turn:")
 
 
 def check_clean(client: redis.Redis, living: Sequence[str]) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import redis
+from broker.job_play import TENANT, drain, read, results_of, spec, upload
 from broker.play import MODEL, ROOT, FlakyLink, Listener, delta, envelope, finished, script_of, work, worker_on
+from xlmstream.v1.job_pb2 import JOB_STATE_SUCCEEDED
 from xlmstream_server.broker import (
     BrokerDown,
     BrokerMisconfigured,
@@ -94,6 +96,36 @@ async def test_a_killed_broker_loses_nothing(server: EmbeddedBroker, own: Gatewa
             followed = await own.follow(one.execution_id)
             assert (followed.state, list(followed.events)) == (State.DONE, script_of(one))
         await frames.aclose()
+        worker.close()
+        await own.close()
+
+
+async def test_a_killed_broker_keeps_its_jobs(server: EmbeddedBroker, own: GatewayBroker, tmp_path: Path) -> None:
+    """SIGKILL in the middle of an upload, with chunks that have ended, run and wait: all goes on where it was."""
+    jobs = own.jobs
+    await jobs.create(spec())
+    await upload(jobs, 900, seal=False)
+    worker = worker_on(FlakyLink(server.url))
+    done, running = worker.take_chunks(2)
+    worker.publish([], results_of(done) + results_of(running, indices=[256, 300]))
+    os.kill(server.pid, signal.SIGKILL)
+    with pytest.raises(BrokerDown):
+        worker.publish([], results_of(running, indices=range(301, 512)))
+    with pytest.raises(BrokerDown):
+        await upload(jobs, 2000, first=900)
+    server.stop()
+
+    with again(server, tmp_path / "broker"):
+        await until_up(own)
+        record = await jobs.get(TENANT, "a")
+        assert (record.items, record.succeeded, record.running, record.pending) == (900, 256, 256, 388)
+        assert await upload(jobs, 2000, first=800) == 2000
+        worker.publish([], results_of(running, indices=range(256, 301)))
+        assert worker.held == ()
+        assert min(one.index for chunk in drain(worker) for one in chunk.items) == 512
+        record = await jobs.get(TENANT, "a")
+        assert (record.state, record.succeeded) == (JOB_STATE_SUCCEEDED, 2000)
+        assert [one.index for one in await read(jobs)] == [*range(2000)]
         worker.close()
         await own.close()
 

@@ -20,6 +20,8 @@ from xlmstream_server.broker.connection import PROBE_S, Argument, Reply, check_i
 from xlmstream_server.broker.errors import BrokerDown, BrokerError, NotFound, QueueFull, RequestIdReused
 from xlmstream_server.broker.frames import read_frames
 from xlmstream_server.broker.ids import id_for, random_id, shard_of
+from xlmstream_server.broker.job_values import JobLimits
+from xlmstream_server.broker.jobs import JobStore
 from xlmstream_server.broker.scripts import REGISTRY_ROOT, shard_root
 from xlmstream_server.broker.v1.messages_pb2 import Envelope, Frame, WorkerCard
 from xlmstream_server.broker.values import (
@@ -52,15 +54,21 @@ class GatewayBroker:
     on what `frames` brings, dropping what it has (`first_event` + `event_count` <= next expected) and calling `follow`
     from the next expected event on any gap; `expire` at the deadline; `leave` when the client goes away; `audit` its
     open ids on every `Arrival.gap` and those silent for 5 s.
+
+    Attributes:
+        jobs: the jobs, whose work needs no gateway to listen.
     """
 
-    def __init__(self, url: str, gateway_id: str, limits: QueueLimits, shards: int, most_frames: int) -> None:
+    def __init__(
+        self, url: str, gateway_id: str, limits: QueueLimits, job_limits: JobLimits, shards: int, most_frames: int
+    ) -> None:
         """Use `connect`."""
         self._url = url
         self._gateway_id = gateway_id
         self._limits = limits
         self._shards = shards
         self._most_frames = most_frames
+        self.jobs = JobStore(lambda name, root, *arguments: self._run(name, root, *arguments), job_limits, shards)
         self._channel: Channel | None = None
         self._offset_ms = 0.0
         self._keeper: asyncio.Task[None] | None = None
@@ -74,6 +82,7 @@ class GatewayBroker:
         *,
         gateway_id: str | None = None,
         limits: QueueLimits | None = None,
+        job_limits: JobLimits | None = None,
         shards: int = 1,
         allow_volatile: bool = False,
         most_frames: int = MOST_FRAMES,
@@ -85,6 +94,7 @@ class GatewayBroker:
             gateway_id: name of this life, 1 to 48 characters of letters, digits, '.', '_' and '-'; random by default.
                 Must not be used twice.
             limits: bounds of the queue that this gateway enforces when it submits.
+            job_limits: bounds of what jobs hold, and of their chunks, that it enforces when it uploads.
             shards: number of shards, 1 to 256; the same for every process of an installation.
             allow_volatile: accept a broker without appendonly (a warning is logged).
             most_frames: unread frames kept for this gateway; older ones are repaired from the journals.
@@ -98,7 +108,7 @@ class GatewayBroker:
             raise ValueError(f"gateway_id must be 1 to 48 characters of letters, digits, '.', '_', '-': {gateway_id!r}")
         if not 1 <= shards <= 256:
             raise ValueError(f"shards must be 1 to 256: {shards}")
-        broker = cls(url, gateway_id, limits or QueueLimits(), shards, most_frames)
+        broker = cls(url, gateway_id, limits or QueueLimits(), job_limits or JobLimits(), shards, most_frames)
         try:
             await broker._open()
             info = await broker._command("INFO")
@@ -117,6 +127,7 @@ class GatewayBroker:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
+        await self.jobs.close()
         with contextlib.suppress(BrokerDown):
             for shard in range(self._shards):
                 root = shard_root(shard)
@@ -340,6 +351,7 @@ class GatewayBroker:
             except TimeoutError:
                 with contextlib.suppress(BrokerError):
                     await self._beat(channel)
+                    await self.jobs.sweep(channel.script)
 
     async def _open(self) -> None:
         channel = await Channel.open(self._url)

@@ -26,6 +26,7 @@ class Link:
 
     def __init__(self, url: str) -> None:
         self.connected_s: float | None = None
+        self._url = url
         pool = redis.ConnectionPool.from_url(
             url,
             protocol=2,
@@ -35,6 +36,10 @@ class Link:
             redis_connect_func=self._connected,
         )
         self._connection = pool.make_connection()
+
+    def another(self) -> Link:
+        """A further connection to the same broker, for another thread."""
+        return Link(self._url)
 
     def _connected(self, connection: redis.Connection) -> None:
         connection.on_connect()

@@ -34,11 +34,27 @@ class Script:
         return (b"EVAL", self.text, 1, root, *arguments)
 
 
+# What stands between lib.lua and the script's own file.
+_JOB = ("job", "part")
+_PARTS = {
+    "take": ("taking",),
+    "take_chunks": (*_JOB, "taking"),
+    "reap": (*_JOB, "split", "requeue"),
+    "handoff": (*_JOB, "split", "requeue"),
+    "settle": _JOB,
+    "change_job": _JOB,
+    "sweep": _JOB,
+    **dict.fromkeys(("create_job", "upload", "get_jobs", "list_jobs", "results", "versions"), ("job",)),
+}
+# New work: refused in a broker out of memory. All others run there too, so that what was accepted is finished.
+_NEW_WORK = ("submit", "create_job", "upload")
+
+
 @cache
 def script(name: str) -> Script:
-    """The script of that name. All but `submit` run in a broker out of memory too: what was accepted is finished."""
+    """The script of that name."""
     folder = resources.files(__package__) / "lua"
-    parts = ["lib", *(["requeue"] if name in ("reap", "handoff") else []), name]
-    flags = "" if name == "submit" else " flags=allow-oom"
-    text = f"#!lua{flags}\n" + "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts)
+    flags = "" if name in _NEW_WORK else " flags=allow-oom"
+    files = ("lib", *_PARTS.get(name, ()), name)
+    text = f"#!lua{flags}\n" + "\n".join((folder / f"{file}.lua").read_text(encoding="utf-8") for file in files)
     return Script(text.encode(), hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode())

@@ -158,8 +158,11 @@ class Published:
 
     Attributes:
         stop: rows to end, with the reason; repeated in every answer until their terminal event is published.
+            A chunk that is named has ended already: drop its items and publish nothing.
         waiting: requests that wait for one of this worker's models.
+        waiting_chunks: 0 where no job has a chunk to take for one of them.
     """
 
     stop: dict[str, Stop]
     waiting: int
+    waiting_chunks: int = 0

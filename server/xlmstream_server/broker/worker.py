@@ -6,13 +6,17 @@ import contextlib
 import re
 import secrets
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
 from xlmstream_server.broker import failures, journal
+from xlmstream_server.broker.bell import Bell
+from xlmstream_server.broker.chunks import ChunkRow, HeldChunks
 from xlmstream_server.broker.connection import Argument, Reply, check_info, check_shards
 from xlmstream_server.broker.errors import BrokerDown, BrokerError, Fenced
+from xlmstream_server.broker.job_values import ItemResult, TakenChunk
 from xlmstream_server.broker.link import Link
 from xlmstream_server.broker.rows import Row, final_state
 from xlmstream_server.broker.scripts import REGISTRY_ROOT, shard_root
@@ -33,8 +37,12 @@ class WorkerBroker:
     `BrokerDown` nothing is lost: call again a little later, with new output or none, and everything unsent goes along.
     After `Fenced` all rows are gone: drop them and `begin` a new life.
 
+    A chunk of a job is a row like any other, whose results take the place of events: `take_chunks` gives it, `publish`
+    takes the results of its items in any order, and it ends when all have one.
+
     The publisher's loop: `publish` after each step (also without output, while rows run, to hear of cancellations);
-    `take` when slots are free and `Published.waiting` is not 0; `renew` every `renew_every_s` as long as the decode
+    `take` when slots are free and `Published.waiting` is not 0; `take_chunks` when there is room besides and
+    `Published.waiting_chunks` is not 0; `renew` every `renew_every_s` as long as the decode
     loop ticks; `reap` every `reap_every_s`; `register` every few seconds; `wait` when nothing runs.
     """
 
@@ -43,12 +51,15 @@ class WorkerBroker:
         self._link = link
         self._worker_id = worker_id
         self._models = tuple(models)
+        # In another order at each take of chunks: the first has the first choice.
+        self._chunk_models = deque(models)
         self._lease_s = lease_s
         self._roots = [shard_root(shard) for shard in range(shards)]
         self._life = ""
         self._rows: dict[str, Row] = {}
-        # Whether a take may have given something whose reply we never saw.
-        self._unsure = False
+        self._chunks = HeldChunks()
+        # Whether a take, or a take of chunks, may have given something whose reply we never saw.
+        self._unsure = self._unsure_chunks = False
         # Gateways whose heartbeat was missing: the broker is to look at their rows.
         self._away: set[bytes] = set()
         self._bells: list[bytes] = [b"0-0"] * shards
@@ -136,8 +147,13 @@ class WorkerBroker:
 
     @property
     def held(self) -> tuple[str, ...]:
-        """Execution ids of the rows it owns."""
-        return tuple(self._rows)
+        """Ids of the executions and chunks it owns."""
+        return (*self._rows, *self._chunks)
+
+    @property
+    def held_chunks(self) -> tuple[str, ...]:
+        """Ids of the chunks it owns."""
+        return tuple(self._chunks)
 
     def now_ms(self) -> int:
         """Broker time in milliseconds, from the monotonic clock and the time stamp of the last answer."""
@@ -145,8 +161,8 @@ class WorkerBroker:
 
     def begin(self) -> str:
         """Begin a new life, forgetting every row of the last; returns its name. Needed after `Fenced` only."""
-        self._rows.clear()
-        self._unsure = False
+        self._drop()
+        self._unsure = self._unsure_chunks = False
         self._life = f"{self._worker_id}:{secrets.token_hex(4)}"
         self._everywhere("begin", [self._life, self._lease_ms, *self._models])
         return self._life
@@ -171,7 +187,7 @@ class WorkerBroker:
                 continue
             most = n - len(taken)
             arguments: list[Argument] = [self._life, most, int(recover), self._cancelled, self._deadline_queue]
-            arguments += (len(self._rows), *self._rows, *self._models)
+            arguments += (len(self.held), *self.held, *self._models)
             (reply,) = self._link.scripts("take", [(root, arguments)])
             now, more, bell = self._checked(reply)[:3]
             assert isinstance(now, int)
@@ -185,8 +201,37 @@ class WorkerBroker:
         self._unsure = unsure
         return taken
 
+    def take_chunks(self, n: int) -> list[TakenChunk]:
+        """Own up to `n` more chunks, model by model and job by job in turn; never blocks. Fewer, or none, is normal.
+
+        Nothing here looks at what else waits: ask when there is room besides the requests, or when chunks have waited
+        long enough. Ask behind `take`, which alone moves the place from which `wait` listens.
+
+        Raises:
+            BrokerDown, Fenced.
+        """
+        taken: list[TakenChunk] = []
+        self._chunk_models.rotate(-1)
+        recover, self._unsure_chunks = self._unsure_chunks, True
+        unsure = False
+        for shard, root in enumerate(self._roots):
+            if self._alone():
+                unsure = unsure or recover
+                continue
+            arguments: list[Argument] = [self._life, n - len(taken), int(recover), len(self.held), *self.held]
+            arguments += self._chunk_models
+            (reply,) = self._link.scripts("take_chunks", [(root, arguments)])
+            now, more = self._checked(reply)[:2]
+            assert isinstance(now, int)
+            unsure = unsure or more == 1
+            for given in reply[3:]:
+                assert isinstance(given, list)
+                taken.append(self._chunks.took(shard, now, given))
+        self._unsure_chunks = unsure
+        return taken
+
     def _alone(self) -> bool:
-        return any(row.alone for row in self._rows.values())
+        return any(row.alone for row in self._rows.values()) or any(row.alone for row in self._chunks.values())
 
     def _given(self, shard: int, now_ms: int, given: Reply) -> Taken | None:
         assert isinstance(given, list)
@@ -202,16 +247,23 @@ class WorkerBroker:
         )
         return Taken(envelope, journal.decode(events), attempt, alone == 1, now_ms)
 
-    def publish(self, outputs: Sequence[Output]) -> Published:
+    def publish(self, outputs: Sequence[Output], results: Sequence[ItemResult] = ()) -> Published:
         """Send one step's output in one round trip: every row's events, terminal ones included, one frame a gateway.
 
         Rows without output need not be named; output of rows no longer held is dropped. A row whose terminal event was
-        accepted is no longer held.
+        accepted is no longer held. Where chunks end or have results that are older than half a second, these go with a
+        second round trip. A chunk that has a result for each item, or that is to stop, ends by itself.
+
+        Args:
+            outputs: events of executions.
+            results: of items of chunks, in any order.
 
         Raises:
             BrokerDown: keep going; the events are kept and go with the next call. Do not hand them over again.
             Fenced: all rows are lost to this worker.
         """
+        for one in results:
+            self._chunks.add(one)
         for output in outputs:
             row = self._rows.get(output.execution_id)
             if row is not None and not row.final:
@@ -219,17 +271,18 @@ class WorkerBroker:
                 row.final = final_state(output.events)
         stop: dict[str, Stop] = {}
         while True:
-            waiting, again = self._send(stop)
+            waiting, waiting_chunks, again = self._send(stop)
             if not again:
                 break
+        self._settle(stop, list(self._chunks))
         now_ms = self.now_ms()
         for execution_id, row in self._rows.items():
             if row.deadline_ms <= now_ms:
                 stop.setdefault(execution_id, Stop.EXPIRED)
-        return Published(stop, waiting)
+        return Published(stop, waiting, waiting_chunks)
 
-    def _send(self, stop: dict[str, Stop]) -> tuple[int, bool]:
-        """One round trip. Returns how many requests wait, and whether a row was further ahead than the broker is."""
+    def _send(self, stop: dict[str, Stop]) -> tuple[int, int, bool]:
+        """One round trip. Returns how many requests and chunks wait, and whether a row was ahead of the broker."""
         calls: list[tuple[bytes, list[Argument]]] = []
         sent: list[tuple[str, Row, int]] = []
         for shard, root in enumerate(self._roots):
@@ -248,10 +301,11 @@ class WorkerBroker:
             for gateway, group in groups.items():
                 arguments += (gateway, len(group) // 5, *group)
             calls.append((root, arguments))
-        waiting, behind, self._away = 0, set[str](), set()
+        waiting, waiting_chunks, behind, self._away = 0, 0, set[str](), set()
         for reply in self._link.scripts("emit", calls):
-            _, queued, stops, gaps, away = self._checked(reply)
+            _, queued, stops, gaps, away, queued_chunks = self._checked(reply)
             waiting += _integer(queued)
+            waiting_chunks += _integer(queued_chunks)
             for execution_id, reason in _pairs(stops):
                 self._end(stop, execution_id, reason)
             for execution_id, n_events in _pairs(gaps):
@@ -264,9 +318,21 @@ class WorkerBroker:
                 row.sent, row.marked = n_events, True
                 if row.final:
                     del self._rows[execution_id]
-        return waiting, bool(behind)
+        return waiting, waiting_chunks, bool(behind)
+
+    def _settle(self, stop: dict[str, Stop], chunk_ids: Iterable[str], *, save: bool = False) -> None:
+        """Send the results of chunks that have ended or are due; of all with news where `save`."""
+        for shard, root in enumerate(self._roots):
+            sent, reports = self._chunks.reports(shard, chunk_ids, save=save)
+            if sent:
+                (reply,) = self._link.scripts("settle", [(root, [self._life, *reports])])
+                lost = {name.decode() for name in self._checked(reply)[1:] if isinstance(name, bytes)}
+                self._chunks.settled(sent, lost, stop)
 
     def _end(self, stop: dict[str, Stop], execution_id: str, reason: Reply) -> None:
+        if execution_id in self._chunks:
+            self._chunks[execution_id].cancelled = True
+            return
         row = self._rows.get(execution_id)
         if row is None:
             return  # given to us by a take whose reply was lost
@@ -293,17 +359,20 @@ class WorkerBroker:
     def handoff(self, execution_ids: Iterable[str]) -> int:
         """Give rows back to the queue, in front, with their journals; returns how many. They are no longer held.
 
-        Publish first what they have produced.
+        Publish first what they have produced. Of chunks the results are kept and the rest is given back.
         """
-        moved = 0
+        moved, ids = 0, list(execution_ids)
+        self._settle({}, [name for name in ids if name in self._chunks], save=True)
+        rows: dict[str, Row | ChunkRow] = {**self._rows, **self._chunks}
         for shard, root in enumerate(self._roots):
-            mine = [name for name in execution_ids if name in self._rows and self._rows[name].shard == shard]
+            mine = [name for name in ids if name in rows and rows[name].shard == shard]
             if mine:
                 arguments: list[Argument] = [self._life, self._cancelled, self._deadline_compute, *mine]
                 (reply,) = self._link.scripts("handoff", [(root, arguments)])
                 moved += _integer(self._checked(reply)[1])
                 for name in mine:
-                    del self._rows[name]
+                    self._rows.pop(name, None)
+                    self._chunks.pop(name, None)
         return moved
 
     def wait(self, timeout_s: float) -> bool:
@@ -314,6 +383,10 @@ class WorkerBroker:
         block_ms = max(1, int(min(timeout_s, LONGEST_WAIT_S) * 1000))
         bells = [root + b"bell" for root in self._roots]
         return self._link.command("XREAD", "BLOCK", block_ms, "STREAMS", *bells, *self._bells) is not None
+
+    def bell(self) -> Bell:
+        """What another thread can wait on for new work, while this one is busy with work that can wait."""
+        return Bell(self._link.another(), [root + b"bell" for root in self._roots])
 
     @property
     def _lease_ms(self) -> int:
@@ -329,12 +402,16 @@ class WorkerBroker:
     def _checked(self, reply: list[Reply]) -> list[Reply]:
         """What follows OK: broker time first."""
         if reply[0] == b"FENCED":
-            self._rows.clear()
+            self._drop()
             raise Fenced(f"the lease of {self._life} ran out and its work was given to others")
         if reply[0] != b"OK":
             raise BrokerError(f"unexpected reply {reply[0]!r}")
         self._offset_ms = _integer(reply[1]) - time.monotonic() * 1000
         return reply[1:]
+
+    def _drop(self) -> None:
+        self._rows.clear()
+        self._chunks.clear()
 
 
 def _integer(reply: Reply) -> int:

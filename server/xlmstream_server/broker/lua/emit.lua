@@ -2,7 +2,7 @@
 -- life, number of models, models..., then for each gateway: gateway, number of rows, and of each row:
 --   id, first event, number of events, mark, events
 --   mark: 'j' journaled or 'u' not, then '' nothing, '+' progress although nothing is sent, or the terminal state
--- -> FENCED | OK now waiting {id, reason}... {id, n_ev}... {gateway}...
+-- -> FENCED | OK now waiting {id, reason}... {id, n_ev}... {gateway}... waiting chunks
 -- Positional: events that are published are skipped, so a repeated call changes nothing; beyond a gap nothing is taken and the
 -- position is returned (the second list). The first list names rows to end, whether they had output or not; the third the
 -- gateways that are away: the rows of those have to be named in the next call, output or not.
@@ -113,6 +113,10 @@ for id, one in pairs(known) do
 end
 send(life)
 
-local waiting = 0
-for i = 3, n_models + 2 do waiting = waiting + tonumber(call('HGET', adm, ARGV[i] .. '|n') or 0) end
-return {'OK', now, waiting, stops, gaps, away}
+local waiting, chunks = 0, 0
+for i = 3, n_models + 2 do
+  local v = call('HMGET', adm, ARGV[i] .. '|n', ARGV[i] .. '|c')
+  waiting = waiting + (v[1] or 0)
+  chunks = chunks + (v[2] or 0) + call('LLEN', root .. 'turn:' .. ARGV[i])
+end
+return {'OK', now, waiting, stops, gaps, away, chunks}

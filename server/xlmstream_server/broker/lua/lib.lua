@@ -5,13 +5,16 @@
 --   e:<id>                string  its Envelope                                      with r
 --   j:<id>                string  its journal: every Event behind its length        with r
 --   lane:<m>:<l>          stream  what waits for model m, group "w"; l = q quarantine, 0 requeued, 1 interactive,
---                                 2 standard, 3 bulk; entry = i id, u tenant, t tokens, b bytes
+--                                 2 standard, 3 bulk; entry = i id, u tenant, t tokens, b bytes; and for parts of jobs (see
+--                                 job.lua) p quarantine, c others
 --                                                                                   entries: when the execution ends or is requeued
---   quarantine:<m>        string  life that empties itself to run from lane q       5 s
+--   quarantine:<m>        string  life that empties itself to run from lane q or p  5 s
 --   adm                   hash    <m>|n, |b, |t, |q: requests, bytes, tokens, quarantined requests that wait;
---                                 <m>|<tenant>|n, |b, |t                            fields: at zero
+--                                 <m>|<tenant>|n, |b, |t; <m>|c, |p: parts of jobs that wait, in lane p
+--                                                                                   fields: at zero
 --   bell                  stream  wakes idle workers; owns nothing                  one entry
---   dead                  stream  executions that kill workers                      10,000 entries
+--   dead                  stream  executions that kill workers: id, env, deaths, worker; of a part of a job env is its
+--                                 JobItem                                           10,000 entries
 --   ws                    zset    life ("wid:epoch") -> end of its lease; presence is the fence
 --                                                                                   members: reap, retire
 --   lives                 hash    life -> its models, one a line; present while it may own entries
@@ -40,7 +43,8 @@ local DETACH_MS = 30000 -- a DETACH execution without a listener
 local ABSENT_MS = 5000 -- any other whose gateways are gone: they may be on their way back, as after a broker's restart
 local INLINE_BYTES = 65536 -- larger results are read from the journal
 local OUT_BYTES = 67108864 -- of frames a gateway has not read
-local LANES = {'q', '0', '1', '2', '3'}
+local REQUEST_LANES = {'q', '0', '1', '2', '3'}
+local LANES = {'q', '0', '1', '2', '3', 'p', 'c'}
 
 local root, call = KEYS[1], redis.call
 local adm, ws, lives = root .. 'adm', root .. 'ws', root .. 'lives'
@@ -105,10 +109,11 @@ local charges = {}
 -- Notes that `n` more requests wait (or fewer), with their tokens and bytes. `lane` tells the quarantined apart.
 local function charge(n, model, lane, tenant, tokens, bytes)
   local m, u = model .. '|', model .. '|' .. tenant .. '|'
-  for field, value in pairs({
+  local added = lane == 'c' and {[m .. 'c'] = n} or lane == 'p' and {[m .. 'c'] = n, [m .. 'p'] = n} or {
     [m .. 'n'] = n, [m .. 'b'] = n * bytes, [m .. 't'] = n * tokens, [m .. 'q'] = lane == 'q' and n or nil,
     [u .. 'n'] = n, [u .. 'b'] = n * bytes, [u .. 't'] = n * tokens,
-  }) do
+  }
+  for field, value in pairs(added) do
     charges[field] = (charges[field] or 0) + value
   end
 end
@@ -141,7 +146,7 @@ end
 -- Milliseconds that the longest waiting request of a model has waited in its present lane.
 local function oldest_wait(model)
   local oldest = now
-  for _, lane in ipairs(LANES) do
+  for _, lane in ipairs(REQUEST_LANES) do
     local stream = lane_of(model, lane)
     local from = '-'
     local groups = redis.pcall('XINFO', 'GROUPS', stream)
@@ -202,8 +207,9 @@ local function stop(id, state, event)
   return v[1]
 end
 
--- Whether somebody listens, or may come back.
+-- Whether somebody listens, or may come back. A part of a job needs nobody.
 local function listened(id, gws, detach, orphan)
+  if detach == 'j' then return true end
   for gw in string.gmatch(gws, '[^,]+') do
     if gateway(gw) then
       if orphan then call('HDEL', execution(id), 'orphan') end

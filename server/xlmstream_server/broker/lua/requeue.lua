@@ -7,6 +7,7 @@ local function requeue(id, life, died, cancelled, deadline_compute, poisoned)
   local v = call('HMGET', r, 'model', 'at', 'entry', 'tenant', 'tokens', 'bytes', 'alone', 'deaths', 'alone_deaths',
     'cancel', 'deadline', 'gws', 'detach', 'orphan')
   local n_ev, progressed = progress(life, id)
+  if v[13] == 'j' then return requeue_part(id, life, died, progressed, poisoned) end
   local stream = lane_of(v[1], v[2])
   call('XACK', stream, 'w', v[3])
   call('XDEL', stream, v[3])
