@@ -83,6 +83,14 @@ class Call:
         if scope := CURRENT_CALL.get():
             scope.execution_id = execution_id
 
+    async def write_bytes(self, message: bytes) -> None:
+        """Send one serialized message; a reader that blocks it for too long may come back for the rest."""
+        try:
+            async with asyncio.timeout(self._write_stall_s):
+                await self._context.write(message)
+        except TimeoutError:
+            raise errors.reader_stalled(self._write_stall_s) from None
+
     async def write(self, message: Message) -> None:
         """Send one message; a reader that blocks it for too long loses its call (it may have gone without a word)."""
         try:

@@ -111,6 +111,10 @@ class Catalogue:
         if [model.card for model in ordered] != before:
             self.changed.fire()
 
+    def known(self, full_name: str) -> ServedModel | None:
+        """A model by its full name; None where no worker has been heard of lately that serves it."""
+        return self._models.get(full_name)
+
     def broker_up(self) -> bool:
         """Whether the broker answers. Whoever acts on the answer is told by `changed` when it is no longer true."""
         up = self._broker.up

@@ -66,6 +66,17 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Jobs:
+    """Bounds of what jobs hold, of each tenant and shard, and of the chunks that workers take."""
+
+    jobs_max_bytes: int = setting(1 << 30, "most bytes of inputs and results; uploads beyond are refused", least=1)
+    jobs_max_count: int = setting(10_000, "most jobs, ended ones included", least=1)
+    chunk_max_items: int = setting(256, "most items of a chunk", least=1, most=4096)
+    chunk_max_bytes: int = setting(256 << 10, "most bytes of a chunk; an item alone may have more", least=1)
+    chunk_max_tokens: int = setting(16_384, "most estimated tokens of a chunk: about a second of work", least=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Streams:
     """How results are relayed."""
 
@@ -106,6 +117,7 @@ class GatewayConfig:
     dev: bool = setting(False, "serve reflection, so that grpcurl and the like can explore the API")
     limits: Limits = dataclasses.field(default_factory=Limits)
     queue: Queue = dataclasses.field(default_factory=Queue)
+    jobs: Jobs = dataclasses.field(default_factory=Jobs)
     streams: Streams = dataclasses.field(default_factory=Streams)
     connections: Connections = dataclasses.field(default_factory=Connections)
     observe: Observe = dataclasses.field(default_factory=Observe)

@@ -11,19 +11,49 @@ from collections.abc import Iterable, Sequence
 import xlmstream.status as statuses
 from google.protobuf.message import Message
 from google.rpc.code_pb2 import Code
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, ResourceInfo, RetryInfo
+from google.rpc.error_details_pb2 import (
+    BadRequest,
+    ErrorInfo,
+    PreconditionFailure,
+    QuotaFailure,
+    ResourceInfo,
+    RetryInfo,
+)
 from google.rpc.status_pb2 import Status
-from xlmstream.status import MAX_MESSAGE_CHARS, MAX_STATUS_BYTES, Reason, listing, quote, reason_name
+from xlmstream.status import (
+    MAX_MESSAGE_CHARS,
+    MAX_STATUS_BYTES,
+    Reason,
+    job_state_name,
+    listing,
+    quote,
+    reason_name,
+)
+from xlmstream.status import relocated as relocated
 from xlmstream.v1.common_pb2 import Task
 from xlmstream.v1.errors_pb2 import ErrorReason
+from xlmstream.v1.job_pb2 import JobState
 
-from xlmstream_server.broker import BrokerDown, BrokerError, NotFound, QueueFull, RequestIdReused
+from xlmstream_server.broker import (
+    BrokerDown,
+    BrokerError,
+    JobIdReused,
+    JobNotFound,
+    JobQuotaExceeded,
+    JobStateForbids,
+    NotFound,
+    QueueFull,
+    RequestIdReused,
+    UploadGap,
+)
 
 # When to try again, in seconds, where the broker does not say.
 RETRY_NO_WORKER_S = 1.0
 RETRY_DRAINING_S = 0.1
 RETRY_QUEUE_DOWN_S = 1.0
 RETRY_UNARY_FULL_S = 0.1
+RETRY_CHECKSUM_S = 0.1
+RETRY_STALLED_S = 0.1
 
 
 class ServiceError(Exception):
@@ -80,7 +110,7 @@ def names(status: Status, field: str) -> bool:
     for detail in status.details:
         bad = BadRequest()
         if detail.Unpack(bad):
-            return any(_is_within(violation.field, field) for violation in bad.field_violations)
+            return any(statuses.is_within(violation.field, field) for violation in bad.field_violations)
     return False
 
 
@@ -97,22 +127,6 @@ def with_execution_id(status: Status, execution_id: str) -> Status:
     return named
 
 
-def relocated(status: Status, field: str, to: str) -> Status:
-    """The same status, with what it says of `field` and of the fields inside it said of `to`."""
-    message = to + status.message.removeprefix(field) if _is_within(status.message, field) else status.message
-    moved = Status(code=status.code, message=message)
-    for detail in status.details:
-        bad = BadRequest()
-        if detail.Unpack(bad):
-            for violation in bad.field_violations:
-                if _is_within(violation.field, field):
-                    violation.field = to + violation.field.removeprefix(field)
-            moved.details.add().Pack(bad)
-        else:
-            moved.details.add().CopyFrom(detail)
-    return moved
-
-
 def fitting(status: Status) -> Status:
     """The same status, cut where it would not fit into trailers: workers write statuses too.
 
@@ -126,10 +140,6 @@ def fitting(status: Status) -> Status:
         if cut.ByteSize() + detail.ByteSize() <= MAX_STATUS_BYTES - 16:
             cut.details.add().CopyFrom(detail)
     return cut
-
-
-def _is_within(path: str, field: str) -> bool:
-    return path.startswith(field) and not path[len(field) : len(field) + 1].isalnum()
 
 
 # What is wrong with the request.
@@ -153,10 +163,10 @@ def message_too_large(size_bytes: int, max_bytes: int) -> ServiceError:
     )
 
 
-def request_id_reused() -> ServiceError:
+def request_id_reused(field: str = "options.request_id") -> ServiceError:
     return error(
         ErrorReason.ERROR_REASON_REQUEST_ID_REUSED,
-        "options.request_id was used before with other content; choose a new one",
+        f"{field} was used before with other content; choose a new one",
     )
 
 
@@ -195,6 +205,57 @@ def request_not_found() -> ServiceError:
     )
 
 
+def job_not_found(job_id: str) -> ServiceError:
+    """The same for a name that was never given, for another tenant's job and for one whose time is over."""
+    return error(
+        ErrorReason.ERROR_REASON_JOB_NOT_FOUND,
+        f"no job {quote(job_id)} is known; there never was one, or its time is over",
+        ResourceInfo(resource_type="job", resource_name=quote(job_id), description="unknown or forgotten"),
+    )
+
+
+def job_id_reused(job_id: str) -> ServiceError:
+    return error(
+        ErrorReason.ERROR_REASON_JOB_ID_REUSED,
+        f"job_id: job {quote(job_id)} exists and was made with other content; choose another name or delete that job",
+    )
+
+
+def job_state(job_id: str, state: JobState.ValueType) -> ServiceError:
+    name = job_state_name(state)
+    violation = PreconditionFailure.Violation(type="STATE", subject=quote(job_id), description=f"the job is {name}")
+    return error(
+        ErrorReason.ERROR_REASON_JOB_STATE,
+        f"job {quote(job_id)} is {name}, which forbids this",
+        PreconditionFailure(violations=[violation]),
+        state=name,
+    )
+
+
+def upload_gap(items_committed: int) -> ServiceError:
+    return error(
+        ErrorReason.ERROR_REASON_UPLOAD_GAP,
+        f"items are missing: the job has {items_committed}; continue with index {items_committed}",
+        items_committed=str(items_committed),
+    )
+
+
+def checksum_mismatch(field: str, found: int, given: int) -> ServiceError:
+    return error(
+        ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH,
+        f"{field}: the items have the CRC-32C {found}, not {given}; nothing of the chunk was committed",
+        retry_after_s=RETRY_CHECKSUM_S,
+    )
+
+
+def job_cursor_expired(field: str) -> ServiceError:
+    return error(
+        ErrorReason.ERROR_REASON_CURSOR_EXPIRED,
+        f"{field}: it belongs to an earlier job of this name; begin again without one",
+        earliest="0",
+    )
+
+
 def cursor_expired(asked: int, earliest: int, following: int) -> ServiceError:
     return error(
         ErrorReason.ERROR_REASON_CURSOR_EXPIRED,
@@ -212,6 +273,16 @@ def queue_full(retry_after_s: float, subject: str, description: str) -> ServiceE
         ErrorReason.ERROR_REASON_QUEUE_FULL,
         f"{subject}: {description}",
         QuotaFailure(violations=[QuotaFailure.Violation(subject=subject, description=description)]),
+        retry_after_s=retry_after_s,
+    )
+
+
+def quota_exceeded(retry_after_s: float, subject: str, used: int, limit: int) -> ServiceError:
+    description = f"{used} of {limit} {subject} are used"
+    return error(
+        ErrorReason.ERROR_REASON_QUOTA_EXCEEDED,
+        f"the quota of jobs is used up: {description}; delete ended jobs to make room",
+        QuotaFailure(violations=[QuotaFailure.Violation(subject=f"jobs: {subject}", description=description)]),
         retry_after_s=retry_after_s,
     )
 
@@ -252,6 +323,16 @@ def from_broker(cause: BrokerError, model: str = "") -> ServiceError:
             return request_id_reused()
         case NotFound():
             return request_not_found()
+        case JobNotFound():
+            return job_not_found(cause.job_id)
+        case JobIdReused():
+            return job_id_reused(cause.job_id)
+        case JobStateForbids():
+            return job_state(cause.job_id, cause.state)
+        case UploadGap():
+            return upload_gap(cause.items_committed)
+        case JobQuotaExceeded():
+            return quota_exceeded(cause.retry_after_s, cause.subject, cause.used, cause.limit)
         case _:
             return internal()
 
@@ -269,6 +350,15 @@ def deadline_compute() -> ServiceError:
 
 def cancelled(message: str) -> ServiceError:
     return ServiceError(statuses.cancelled(message))
+
+
+def reader_stalled(seconds: float) -> ServiceError:
+    """A reader took nothing for so long; it may go on from its cursor when it has caught up."""
+    return error(
+        ErrorReason.ERROR_REASON_CANCELLED,
+        f"the client read nothing for {seconds:g} s; continue from the last cursor",
+        retry_after_s=RETRY_STALLED_S,
+    )
 
 
 def aborted() -> ServiceError:

@@ -23,6 +23,7 @@ from xlmstream_server.listener import Listener
 from xlmstream_server.observe.metrics import Metrics
 from xlmstream_server.relay import Relay
 from xlmstream_server.tasks.base import Piece
+from xlmstream_server.tasks.generating import GENERATING
 
 LOG = logging.getLogger(__name__)
 
@@ -169,7 +170,7 @@ class Executions:
             accepted_ms=now_ms,
             deadline_ms=now_ms + int(order.call.time_left_s * 1000),
             resume_secret=secrets.token_urlsafe(24) if journaled else "",
-            seed=secrets.randbits(63) if order.task == Task.TASK_GENERATE else 0,
+            seed=secrets.randbits(63) if order.task in GENERATING else 0,
             priority=options.priority,
             journaled=journaled,
             detach=order.detach,

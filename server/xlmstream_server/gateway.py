@@ -17,23 +17,30 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
-from xlmstream.v1 import inference_pb2, models_pb2, server_pb2
+from xlmstream.v1 import inference_pb2, jobs_pb2, models_pb2, server_pb2
 from xlmstream.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+from xlmstream.v1.jobs_pb2_grpc import add_JobServiceServicer_to_server
 from xlmstream.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from xlmstream.v1.server_pb2_grpc import add_ServerServiceServicer_to_server
 
 from xlmstream_server import errors
-from xlmstream_server.broker import GatewayBroker, QueueLimits
+from xlmstream_server.broker import GatewayBroker, JobLimits, QueueLimits
 from xlmstream_server.call import CallMaker
 from xlmstream_server.catalogue import Catalogue
 from xlmstream_server.config import Connections, GatewayConfig
 from xlmstream_server.executions import Executions
 from xlmstream_server.guard import GuardedHandlers
 from xlmstream_server.infer.session import InferStreams
+from xlmstream_server.jobs.census import JobCensus
+from xlmstream_server.jobs.creation import Creation
+from xlmstream_server.jobs.results import Results
+from xlmstream_server.jobs.uploads import Uploads
+from xlmstream_server.jobs.waiting import Waiting
 from xlmstream_server.observe.metrics import Metrics
 from xlmstream_server.relay import Relay
 from xlmstream_server.services.health import HealthService
 from xlmstream_server.services.inference import InferenceService
+from xlmstream_server.services.jobs import JobService
 from xlmstream_server.services.models import ModelService
 from xlmstream_server.services.server import ServerService
 from xlmstream_server.streams import StreamCalls
@@ -45,6 +52,7 @@ SERVICES = frozenset(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
         (inference_pb2, "InferenceService"),
+        (jobs_pb2, "JobService"),
         (models_pb2, "ModelService"),
         (server_pb2, "ServerService"),
     )
@@ -69,6 +77,7 @@ class Gateway:
     def __init__(self, config: GatewayConfig, broker: GatewayBroker) -> None:
         self.stopped = asyncio.Event()
         self.metrics = Metrics()
+        self._scraped = bool(config.observe.metrics)
         self.catalogue = Catalogue(broker)
         self.relay = Relay(broker, config.streams, self.metrics)
         self._calls = CallMaker(config.limits, config.streams.write_stall_s)
@@ -83,6 +92,7 @@ class Gateway:
         infer = InferStreams(self.catalogue, executions, self.relay, self._calls, config.limits, self.metrics)
         inference = InferenceService(self.catalogue, executions, unary, streams, infer, self._calls, config.limits)
         add_InferenceServiceServicer_to_server(inference, server)
+        add_JobServiceServicer_to_server(self._jobs(broker, config), server)
         add_ModelServiceServicer_to_server(ModelService(self.catalogue, self._calls), server)
         add_ServerServiceServicer_to_server(ServerService(broker, self.catalogue, config.limits), server)
         add_HealthServicer_to_server(HealthService(SERVICES, self.catalogue, self._calls), server)
@@ -92,6 +102,20 @@ class Gateway:
         self._server = grpc.aio.server(options=_server_options(config.connections, config.limits.max_message_bytes))
         self._server.add_generic_rpc_handlers((handlers,))
         self.address = _bind(self._server, config.listen)
+
+    def _jobs(self, broker: GatewayBroker, config: GatewayConfig) -> JobService:
+        store = broker.jobs
+        self.census = JobCensus(store, self.metrics)
+        waiting = Waiting(store, self._calls, config.streams.heartbeat_s)
+        return JobService(
+            store,
+            Creation(store, self.catalogue, config.limits, self.metrics),
+            Uploads(store, self.catalogue, self._calls, self.metrics),
+            Results(store, waiting, self.metrics),
+            waiting,
+            self._calls,
+            self.metrics,
+        )
 
     async def start(self) -> None:
         await self._server.start()
@@ -119,6 +143,8 @@ class Gateway:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.relay.run())
             group.create_task(self.catalogue.run())
+            if self._scraped:
+                group.create_task(self.census.run())
 
 
 @contextlib.asynccontextmanager
@@ -152,8 +178,20 @@ async def _connect(config: GatewayConfig) -> GatewayBroker:
         tenant_max_bytes=queue.queue_max_bytes,
         tenant_max_tokens=queue.queue_max_tokens,
     )
+    jobs = config.jobs
+    job_limits = JobLimits(
+        max_bytes=jobs.jobs_max_bytes,
+        max_jobs=jobs.jobs_max_count,
+        chunk_items=jobs.chunk_max_items,
+        chunk_bytes=jobs.chunk_max_bytes,
+        chunk_tokens=jobs.chunk_max_tokens,
+    )
     return await GatewayBroker.connect(
-        config.broker, limits=limits, shards=queue.shards, allow_volatile=config.allow_volatile
+        config.broker,
+        limits=limits,
+        shards=queue.shards,
+        allow_volatile=config.allow_volatile,
+        job_limits=job_limits,
     )
 
 

@@ -7,6 +7,7 @@ text of the exception for a defect, and none at all, ever, for a CancelledError 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import time
@@ -35,6 +36,8 @@ _HANDLER_MAKERS: Mapping[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = 
     "stream_unary": grpc.stream_unary_rpc_method_handler,
     "stream_stream": grpc.stream_stream_rpc_method_handler,
 }
+# How long a caller that is still sending is listened to before it is told of an error.
+DRAIN_S = 2.0
 # Codes that are the service's fault or its operator's concern; the others are logged for debugging only.
 NOTABLE_CODES = frozenset({Code.INTERNAL, Code.UNKNOWN, Code.ABORTED, Code.DATA_LOSS})
 
@@ -71,8 +74,8 @@ class GuardedHandlers(grpc.GenericRpcHandler):
         for shape, make in _HANDLER_MAKERS.items():
             if serve := getattr(handler, shape):
                 if handler.request_streaming:
-                    serve = _checked(serve)
-                return make(self._guard(method, serve), parse, handler.response_serializer)
+                    serve = _checked(serve, drains=not handler.response_streaming)
+                return make(self._guard(method, serve), parse, _passing_bytes(handler.response_serializer))
         raise AssertionError(f"{method} has no behaviour")
 
     def _guard(self, method: str, serve: Handler) -> Handler:
@@ -154,8 +157,12 @@ def _written(serve: Handler) -> Handler:
     return written
 
 
-def _checked(serve: Handler) -> Handler:
-    """`serve` for a stream of requests, ending at the first that could not be parsed."""
+def _checked(serve: Handler, *, drains: bool) -> Handler:
+    """`serve` for a stream of requests, ending at the first that could not be parsed.
+
+    `drains`: what the caller still sends is read before it is told of an error. One that writes when the call ends may
+    lose the status (grpc#36066), and one that only writes would look for it last.
+    """
 
     async def requests(received: AsyncIterable[Any]) -> AsyncIterator[Any]:
         async for request in received:
@@ -168,7 +175,23 @@ def _checked(serve: Handler) -> Handler:
     async def checked(received: AsyncIterable[Any], context: Context) -> Any:
         return await written(requests(received), context)
 
-    return checked
+    async def drained(received: AsyncIterable[Any], context: Context) -> Any:
+        try:
+            return await checked(received, context)
+        except errors.ServiceError:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_S):
+                    async for _ in received:
+                        pass
+            raise
+
+    return drained if drains else checked
+
+
+def _passing_bytes(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+    """A serialiser that leaves a message that is serialized already as it is."""
+    assert serialize is not None
+    return lambda message: message if type(message) is bytes else serialize(message)
 
 
 def _tolerant(parse: Callable[[bytes], Any] | None, max_bytes: int) -> Callable[[bytes], Any]:

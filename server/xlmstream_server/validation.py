@@ -52,6 +52,11 @@ class Violations:
         if value and value not in values.values():
             self.add(field, f"{value} is not one of {', '.join(values.keys())}")
 
+    def add_to(self, other: Violations, field: str, to: str) -> None:
+        """Tell `other` all of this, with what is said of `field` and the fields inside it said of `to`."""
+        for path, description in self._found:
+            other.add(to + path.removeprefix(field) if path.startswith(field) else path, description)
+
     def error(self) -> errors.ServiceError | None:
         return errors.invalid_input(self._found) if self._found else None
 

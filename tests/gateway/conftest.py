@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 from gateway.scripted_worker import ScriptedWorker
 from xlmstream.v1.inference_pb2_grpc import InferenceServiceStub
+from xlmstream.v1.jobs_pb2_grpc import JobServiceStub
 from xlmstream.v1.models_pb2_grpc import ModelServiceStub
 from xlmstream.v1.server_pb2_grpc import ServerServiceStub
 from xlmstream_server.config import Connections, GatewayConfig, Streams
@@ -17,6 +18,7 @@ from xlmstream_server.gateway import Gateway, serve
 
 if TYPE_CHECKING:  # the .pyi files tell the asynchronous stubs apart, the modules do not
     from xlmstream.v1.inference_pb2_grpc import InferenceServiceAsyncStub
+    from xlmstream.v1.jobs_pb2_grpc import JobServiceAsyncStub
     from xlmstream.v1.models_pb2_grpc import ModelServiceAsyncStub
     from xlmstream.v1.server_pb2_grpc import ServerServiceAsyncStub
 
@@ -28,6 +30,7 @@ class Service:
         self.gateway = gateway
         self.channel = channel
         self.inference: InferenceServiceAsyncStub = InferenceServiceStub(channel)  # type: ignore[assignment]
+        self.jobs: JobServiceAsyncStub = JobServiceStub(channel)  # type: ignore[assignment]
         self.models: ModelServiceAsyncStub = ModelServiceStub(channel)  # type: ignore[assignment]
         self.server: ServerServiceAsyncStub = ServerServiceStub(channel)  # type: ignore[assignment]
 

@@ -88,8 +88,13 @@ async def status_of(call: grpc.aio.Call) -> Status:
     """The status that a call ends with, which must not be OK and must carry one ErrorInfo."""
     with pytest.raises(grpc.aio.AioRpcError) as failed:
         await (call if isinstance(call, grpc.aio.UnaryUnaryCall) else Read(next_event=ANY_EVENT).all(call))
-    status = rpc_status.from_call(_AsCall(failed.value))
-    assert status is not None, f"no details: {failed.value.code()} {failed.value.details()}"
+    return status_in(failed.value)
+
+
+def status_in(error: grpc.aio.AioRpcError) -> Status:
+    """The status that an error carries, which must have one ErrorInfo."""
+    status = rpc_status.from_call(_AsCall(error))
+    assert status is not None, f"no details: {error.code()} {error.details()}"
     assert errors.error_info(status) is not None
     return status
 

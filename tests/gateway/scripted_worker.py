@@ -25,6 +25,7 @@ from xlmstream.v1 import inference_pb2 as pb
 from xlmstream.v1.common_pb2 import FINISH_REASON_LENGTH, Task, Timing, Token, Usage
 from xlmstream.v1.generation_pb2 import CandidateFinished, GenerationParameters, Started, StreamFinished, TokenDelta
 from xlmstream.v1.models_pb2 import DECODING_MODE_NEXT_TOKEN, INPUT_FORMAT_HUGGINGFACE, Model
+from xlmstream.v1.translation_pb2 import TranslateStreamRequest
 from xlmstream_server import errors
 from xlmstream_server.broker import BrokerDown, Fenced, Output, Stop, Taken, WorkerBroker, failures, is_terminal
 from xlmstream_server.broker.v1.messages_pb2 import Event, ServedModel, WorkerCard
@@ -82,6 +83,7 @@ class Row:
     fails: bool = False
     began: bool = False
     parameters: GenerationParameters = field(default_factory=GenerationParameters)
+    score: float | None = None
 
     @property
     def held(self) -> bool:
@@ -215,6 +217,10 @@ class ScriptedWorker:
         if taken.envelope.task == Task.TASK_DETOKENIZE:
             request = pb.DetokenizeRequest.FromString(taken.envelope.request)
             return [Output(name, (Event(detokenized=detokenize(request)),))]
+        if taken.envelope.task == Task.TASK_TRANSLATE:
+            return self._begin_row(
+                translation_row(name, TranslateStreamRequest.FromString(taken.envelope.request)), taken
+            )
         if taken.envelope.task != Task.TASK_GENERATE:
             event, texts = perform(taken.envelope.task, taken.envelope.request)
             self.sizes.append(len(texts))
@@ -223,7 +229,10 @@ class ScriptedWorker:
             with self._changed:
                 self.waiting[name] = (set(texts), event)
             return []
-        row = row_of(name, pb.GenerateStreamRequest.FromString(taken.envelope.request))
+        return self._begin_row(row_of(name, pb.GenerateStreamRequest.FromString(taken.envelope.request)), taken)
+
+    def _begin_row(self, row: Row, taken: Taken) -> list[Output]:
+        name = row.name
         row.began = bool(taken.journal)
         row.done = sum(len(event.delta.token_ids) for event in taken.journal if event.HasField("delta"))
         if row.prompt.startswith("long"):
@@ -252,7 +261,8 @@ class ScriptedWorker:
         if row.fails and row.done >= 2:
             return (*events, Event(failed=errors.internal().status))
         if row.done == len(row.ids) and not row.held:
-            events.append(Event(candidate_finished=CandidateFinished(finish_reason=FINISH_REASON_LENGTH)))
+            end = CandidateFinished(finish_reason=FINISH_REASON_LENGTH, score=row.score)
+            events.append(Event(candidate_finished=end))
             usage = Usage(prompt_tokens=len(row.prompt.split()), completion_tokens=len(row.ids))
             timing = Timing(
                 queue_us=1, tokenize_us=2, compute_us=3, total_us=6, worker_id=self._worker_id, batch_size=1
@@ -268,7 +278,29 @@ def ends(event: Event) -> bool:
     return is_terminal(event)
 
 
-def row_of(name: str, request: pb.GenerateStreamRequest) -> Row:
+def translator_card(*directions: tuple[str, str]) -> Model:
+    """A translation model; without `directions` between any two of its languages."""
+    translator = card("translator", tasks=[Task.TASK_TRANSLATE])
+    translator.ClearField("decoding_modes")
+    for source, target in directions:
+        translator.translation_directions.add(source_language=source, target_language=target)
+    return translator
+
+
+def translated_ids(text: str, source: str, target: str, tokens: int) -> list[int]:
+    """What the worker makes of a text."""
+    return expected_ids(f"{source}-{target} {text}", tokens)
+
+
+def translation_row(name: str, request: TranslateStreamRequest) -> Row:
+    row = row_of(name, request)
+    given = request.input
+    row.ids = translated_ids(given.text, given.language, request.target_language, len(row.ids))
+    row.score = -0.5 if request.parameters.num_beams else None
+    return row
+
+
+def row_of(name: str, request: pb.GenerateStreamRequest | TranslateStreamRequest) -> Row:
     parameters = GenerationParameters()
     parameters.CopyFrom(request.parameters)
     if not parameters.HasField("max_new_tokens"):

@@ -12,11 +12,12 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 from xlmstream.v1.common_pb2 import Task
 from xlmstream.v1.errors_pb2 import ErrorReason
+from xlmstream.v1.job_pb2 import JOB_STATE_PAUSED
 from xlmstream_server import errors
 from xlmstream_server.broker import failures
 from xlmstream_server.broker.v1.messages_pb2 import Event
 
-RETRYABLE = {"NO_WORKER", "DRAINING", "QUEUE_DOWN", "QUEUE_FULL"}
+RETRYABLE = {"NO_WORKER", "DRAINING", "QUEUE_DOWN", "QUEUE_FULL", "QUOTA_EXCEEDED", "CHECKSUM_MISMATCH"}
 
 EXAMPLES = [
     errors.invalid_input([("inputs[3].text", "must not be empty")]),
@@ -36,6 +37,13 @@ EXAMPLES = [
     errors.deadline_compute(),
     errors.cancelled("gone"),
     errors.internal(),
+    errors.job_not_found("j"),
+    errors.job_id_reused("j"),
+    errors.job_state("j", JOB_STATE_PAUSED),
+    errors.upload_gap(7),
+    errors.checksum_mismatch("chunk.items", 1, 2),
+    errors.quota_exceeded(60.0, "bytes", 12, 10),
+    errors.job_cursor_expired("cursor"),
 ]
 
 

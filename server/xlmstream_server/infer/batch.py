@@ -13,6 +13,7 @@ from xlmstream.v1.inference_pb2 import InferItem
 
 from xlmstream_server import errors
 from xlmstream_server.tasks.base import UnaryTask
+from xlmstream_server.tasks.generating import GENERATING
 from xlmstream_server.tasks.table import TASKS
 
 # The fields that an item has beside its input and shares with the request of its task.
@@ -64,13 +65,15 @@ class Batch:
         """`status`, which tells of input `index` of a request, with its fields named as the caller of a stream does."""
         status = errors.relocated(status, f"inputs[{index}]", f"{self.branch}.input")
         status = errors.relocated(status, "input", f"{self.branch}.input")
-        return errors.relocated(status, "parameters", f"{self.branch}.parameters")
+        for shared in SHARED_FIELDS[self.branch]:
+            status = errors.relocated(status, shared, f"{self.branch}.{shared}")
+        return status
 
 
 def batches(options: RequestOptions, pairs: Iterable[tuple[InferItem, Item]], max_inputs: int) -> Iterator[Batch]:
     """The requests that together carry all of the items, each with at most `max_inputs`.
 
-    A generation is an execution of its own and has a key of its own where the stream has one.
+    A generation, as a translation, is an execution of its own and has a key of its own where the stream has one.
     """
     unkeyed = RequestOptions()
     unkeyed.CopyFrom(options)
@@ -78,7 +81,7 @@ def batches(options: RequestOptions, pairs: Iterable[tuple[InferItem, Item]], ma
     open_batches: dict[tuple[object, ...], Batch] = {}
     for message, item in pairs:
         content = getattr(message, item.branch)
-        if item.branch == "generate":
+        if TASKS[item.branch].kind in GENERATING:
             own = unkeyed
             if options.request_id:
                 own = RequestOptions()

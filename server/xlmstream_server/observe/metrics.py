@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -32,6 +32,20 @@ class Metrics:
         self.audited = self._counter("audited", "Executions audited against the broker.")
         self.resubmitted = self._counter("resubmitted", "Executions submitted again because the broker had lost them.")
 
+        self.jobs_created = self._counter("jobs_created", "Calls of CreateJob answered, by outcome.", "outcome")
+        self.jobs_retried = self._counter("jobs_retried", "Calls of RetryJob that ran items again.")
+        self.job_items_uploaded = self._counter("job_items_uploaded", "Items of jobs taken in, by task.", "task")
+        self.job_bytes_uploaded = self._counter("job_bytes_uploaded", "Bytes of items of jobs taken in.")
+        self.job_results_sent = self._counter("job_results_sent", "Results of jobs sent, by task.", "task")
+        self.job_result_bytes_sent = self._counter("job_result_bytes_sent", "Bytes of results of jobs sent.")
+        self.jobs = self._gauge("jobs", "Jobs that the broker holds, by state; every gateway tells the same.", "state")
+        self.job_items = self._gauge("job_items", "Items of those jobs, by task and state.", "task", "state")
+
+    def count_job_items(self, task: str, items: Sequence[bytes]) -> None:
+        """Count items of jobs that were taken in."""
+        self.job_items_uploaded.labels(task).inc(len(items))
+        self.job_bytes_uploaded.inc(sum(map(len, items)))
+
     def watch(self, name: str, description: str, value: Callable[[], float]) -> None:
         """A gauge that is read when it is scraped."""
         Gauge(name, description, registry=self.registry).set_function(value)
@@ -46,6 +60,9 @@ class Metrics:
             server.shutdown()
             server.server_close()
             thread.join()
+
+    def _gauge(self, name: str, description: str, *labels: str) -> Gauge:
+        return Gauge(f"xlmstream_{name}", description, labels, registry=self.registry)
 
     def _counter(self, name: str, description: str, *labels: str) -> Counter:
         return Counter(f"xlmstream_{name}", description, labels, registry=self.registry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
+from google.protobuf.message import Message
 from xlmstream.v1 import inference_pb2 as pb
 from xlmstream.v1.classification_pb2 import (
     ChooseMultipleRequest,
@@ -21,6 +22,12 @@ from xlmstream.v1.generation_pb2 import StreamEvent
 from xlmstream.v1.inference_pb2_grpc import InferenceServiceServicer
 from xlmstream.v1.question_answering_pb2 import AnswerQuestionRequest, AnswerQuestionResponse
 from xlmstream.v1.scoring_pb2 import ScoreRequest, ScoreResponse
+from xlmstream.v1.translation_pb2 import (
+    TranslateRequest,
+    TranslateResponse,
+    TranslateStreamRequest,
+    TranslateStreamResponse,
+)
 
 from xlmstream_server import errors
 from xlmstream_server.call import CallMaker, Context
@@ -28,9 +35,9 @@ from xlmstream_server.catalogue import Catalogue
 from xlmstream_server.config import Limits
 from xlmstream_server.executions import Executions, Order
 from xlmstream_server.infer.session import InferStreams
-from xlmstream_server.streams import StreamCalls
+from xlmstream_server.streams import StreamCalls, Wrap
+from xlmstream_server.tasks import generation, translation
 from xlmstream_server.tasks.base import Piece
-from xlmstream_server.tasks.generation import check_stream_request, generation_cost
 from xlmstream_server.tasks.table import TASKS
 from xlmstream_server.unary import UnaryCalls
 from xlmstream_server.validation import REQUEST_ID
@@ -59,6 +66,9 @@ class InferenceService(InferenceServiceServicer):
 
     def Generate(self, request: pb.GenerateRequest, context: Context) -> Awaitable[pb.GenerateResponse]:
         return self._run("generate", request, context)
+
+    def Translate(self, request: TranslateRequest, context: Context) -> Awaitable[TranslateResponse]:
+        return self._run("translate", request, context)
 
     def Embed(self, request: EmbedRequest, context: Context) -> Awaitable[EmbedResponse]:
         return self._run("embed", request, context)
@@ -97,17 +107,29 @@ class InferenceService(InferenceServiceServicer):
     async def GenerateStream(self, request: pb.GenerateStreamRequest, context: Context) -> None:  # type: ignore[override]  # a coroutine that writes
         call = self._calls.begin_work(context)
         model = self._catalogue.serving(request.options.model, Task.TASK_GENERATE)
-        check_stream_request(request, model, self._limits)
+        generation.check_stream_request(request, model, self._limits)
         order = Order(call, model, Task.TASK_GENERATE, request.options, streams=True)
-        cost = generation_cost(request.input, request.parameters, model)
-        piece = Piece((0,), request.SerializeToString(deterministic=True), cost)
-        listener, token = await self._executions.start(order, piece)
-        await self._streams.relay(listener, token, call, _generated, expires=True)
+        cost = generation.generation_cost(request.input, request.parameters, model)
+        await self._stream(order, request, cost, _generated)
+
+    async def TranslateStream(self, request: TranslateStreamRequest, context: Context) -> None:  # type: ignore[override]  # a coroutine that writes
+        call = self._calls.begin_work(context)
+        model = self._catalogue.serving(request.options.model, Task.TASK_TRANSLATE)
+        translation.check_stream_request(request, model, self._limits)
+        order = Order(call, model, Task.TASK_TRANSLATE, request.options, streams=True)
+        cost = translation.translation_cost(request.input, request.parameters, model)
+        await self._stream(order, request, cost, _translated)
 
     async def ResumeStream(self, request: pb.ResumeStreamRequest, context: Context) -> None:  # type: ignore[override]  # a coroutine that writes
         call = self._calls.begin_work(context)
         listener, token = await self._executions.resume(call.tenant, request.resume_token, request.next_event)
         await self._streams.relay(listener, token, call, _resumed, expires=False)
+
+    async def _stream(self, order: Order, request: Message, cost_tokens: int, wrap: Wrap) -> None:
+        """Start a checked execution and write its events."""
+        piece = Piece((0,), request.SerializeToString(deterministic=True), cost_tokens)
+        listener, token = await self._executions.start(order, piece)
+        await self._streams.relay(listener, token, order.call, wrap, expires=True)
 
     async def _run(self, task: str, request: Any, context: Context) -> Any:
         return await self._unary.run(TASKS[task], request, self._calls.begin_work(context))
@@ -128,6 +150,10 @@ class InferenceService(InferenceServiceServicer):
 
 def _generated(event: StreamEvent) -> pb.GenerateStreamResponse:
     return pb.GenerateStreamResponse(event=event)
+
+
+def _translated(event: StreamEvent) -> TranslateStreamResponse:
+    return TranslateStreamResponse(event=event)
 
 
 def _resumed(event: StreamEvent) -> pb.ResumeStreamResponse:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from google.rpc.status_pb2 import Status
 from xlmstream.v1.common_pb2 import RequestOptions, Task, TextInput
-from xlmstream.v1.generation_pb2 import Candidate, GenerateOutput, GenerateResult, GenerationParameters
+from xlmstream.v1.generation_pb2 import GenerateOutput, GenerationParameters
 from xlmstream.v1.inference_pb2 import GenerateRequest, GenerateResponse, GenerateStreamRequest
 from xlmstream.v1.models_pb2 import DecodingMode
 
+from xlmstream_server.broker.assembled import assemble
 from xlmstream_server.broker.v1.messages_pb2 import Event
 from xlmstream_server.catalogue import ServedModel
 from xlmstream_server.config import Limits
@@ -76,9 +77,16 @@ def check_stream_request(request: GenerateStreamRequest, model: ServedModel, lim
         raise wrong
 
 
-def check_parameters(found: Violations, given: GenerationParameters, model: ServedModel, limits: Limits) -> None:
+def check_parameters(
+    found: Violations,
+    given: GenerationParameters,
+    model: ServedModel,
+    limits: Limits,
+    *,
+    default_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+) -> None:
     """Ranges as generation.proto documents them. Unset is always right."""
-    most = given.max_new_tokens if given.HasField("max_new_tokens") else DEFAULT_MAX_NEW_TOKENS
+    most = given.max_new_tokens if given.HasField("max_new_tokens") else default_new_tokens
     found.within("parameters.max_new_tokens", most, 1, max(limits.max_new_tokens, DEFAULT_MAX_NEW_TOKENS))
     if given.HasField("min_new_tokens"):
         found.within("parameters.min_new_tokens", given.min_new_tokens, 0, most)
@@ -155,33 +163,11 @@ def _check_candidates(found: Violations, given: GenerationParameters, model: Ser
 
 def generation_cost(given: TextInput, parameters: GenerationParameters, model: ServedModel) -> int:
     """Estimated tokens of prompt and output together."""
+    new, texts = output_cost(parameters)
+    return min(model.estimate_tokens(given) + new, max(model.card.max_input_tokens, 1)) * texts
+
+
+def output_cost(parameters: GenerationParameters) -> tuple[int, int]:
+    """Most new tokens of one text, and how many texts are written at once."""
     new = parameters.max_new_tokens if parameters.HasField("max_new_tokens") else DEFAULT_MAX_NEW_TOKENS
-    one = min(model.estimate_tokens(given) + new, max(model.card.max_input_tokens, 1))
-    return one * max(parameters.num_return_sequences, parameters.num_beams, 1)
-
-
-def assemble(events: Sequence[Event]) -> GenerateResult:
-    """The whole result of an execution that ended well, from its events."""
-    result = GenerateResult()
-    candidates: dict[int, Candidate] = {}
-    texts: dict[int, list[str]] = {}
-    for event in events:
-        kind = event.WhichOneof("kind")
-        if kind == "started":
-            result.parameters.CopyFrom(event.started.parameters)
-        elif kind == "delta":
-            index = event.delta.candidate
-            candidate = candidates.setdefault(index, Candidate(index=index))
-            candidate.token_ids.extend(event.delta.token_ids)
-            candidate.logprobs.extend(event.delta.logprobs)
-            texts.setdefault(index, []).append(event.delta.text)
-        elif kind == "candidate_finished":
-            index = event.candidate_finished.candidate
-            candidates.setdefault(index, Candidate(index=index)).finish_reason = event.candidate_finished.finish_reason
-        elif kind == "finished":
-            result.usage.CopyFrom(event.finished.usage)
-            result.timing.CopyFrom(event.finished.timing)
-    for index in sorted(candidates):
-        candidates[index].text = "".join(texts.get(index, ()))
-        result.candidates.append(candidates[index])
-    return result
+    return new, max(parameters.num_return_sequences, parameters.num_beams, 1)

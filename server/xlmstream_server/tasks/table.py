@@ -15,6 +15,7 @@ from xlmstream_server.tasks.scoring import ScoreTask
 from xlmstream_server.tasks.sequence_classification import ClassifySequenceTask
 from xlmstream_server.tasks.token_classification import ClassifyTokensTask
 from xlmstream_server.tasks.tokenization import DetokenizeTask, TokenizeTask
+from xlmstream_server.tasks.translation import TranslateTask
 
 TASKS: Mapping[str, UnaryTask[Any, Any, Any]] = {
     "generate": GenerateTask(),
@@ -25,6 +26,7 @@ TASKS: Mapping[str, UnaryTask[Any, Any, Any]] = {
     "answer_question": AnswerQuestionTask(),
     "choose_multiple": ChooseMultipleTask(),
     "score": ScoreTask(),
+    "translate": TranslateTask(),
     "tokenize": TokenizeTask(),
     "detokenize": DetokenizeTask(),
 }
