@@ -6,13 +6,15 @@
         for text in stream.text_deltas():
             print(text, end="", flush=True)
 
-`AsyncClient` has the same verbs for asyncio; `xlmstream.errors` draws the tree of exceptions; `xlmstream.testing` has a
-service for your own tests; `xlmstream.v1` holds the generated messages and stubs, which may be used without all this.
+`AsyncClient` has the same verbs for asyncio; `xlmstream.errors` draws the tree of exceptions; `xlmstream.files` reads
+and writes files for jobs; `xlmstream.testing` has a service for your own tests; `xlmstream.v1` holds the generated
+messages and stubs, which may be used without all this.
 """
 
 from xlmstream.client import AsyncClient
 from xlmstream.errors import (
     Cancelled,
+    ChecksumMismatch,
     CursorExpired,
     DeadlineExceeded,
     DeadlineInCompute,
@@ -24,6 +26,9 @@ from xlmstream.errors import (
     InternalError,
     InvalidArgument,
     InvalidInput,
+    JobIdReused,
+    JobNotFound,
+    JobStateConflict,
     MessageTooLarge,
     ModelNotFound,
     NotFound,
@@ -33,14 +38,17 @@ from xlmstream.errors import (
     ProtocolError,
     QueueDown,
     QueueFull,
+    QuotaExceeded,
     RequestIdReused,
     RequestNotFound,
     ResourceExhausted,
     TaskUnsupported,
     Unauthenticated,
     Unavailable,
+    UploadGap,
     XlmstreamError,
 )
+from xlmstream.jobs import AsyncJob, Job, JobItem, JobResult, JobState
 from xlmstream.mapping import Mapped
 from xlmstream.messages import (
     Candidate,
@@ -86,9 +94,11 @@ __all__ = [
     "Answer",
     "Answers",
     "AsyncClient",
+    "AsyncJob",
     "Cancelled",
     "Candidate",
     "CandidateFinished",
+    "ChecksumMismatch",
     "Choice",
     "ChoiceScore",
     "Choices",
@@ -110,6 +120,13 @@ __all__ = [
     "InternalError",
     "InvalidArgument",
     "InvalidInput",
+    "Job",
+    "JobIdReused",
+    "JobItem",
+    "JobNotFound",
+    "JobResult",
+    "JobState",
+    "JobStateConflict",
     "LabelScore",
     "Mapped",
     "Mask",
@@ -125,6 +142,7 @@ __all__ = [
     "Question",
     "QueueDown",
     "QueueFull",
+    "QuotaExceeded",
     "RequestIdReused",
     "RequestNotFound",
     "ResourceExhausted",
@@ -148,6 +166,7 @@ __all__ = [
     "Tokens",
     "Unauthenticated",
     "Unavailable",
+    "UploadGap",
     "Usage",
     "XlmstreamError",
     "__version__",

@@ -23,11 +23,13 @@ from xlmstream.retry import Attempts, Failover, RetryPolicy
 from xlmstream.streams import CANCEL_TIMEOUT_S, ended_early
 from xlmstream.v1.inference_pb2 import CancelRequestRequest
 from xlmstream.v1.inference_pb2_grpc import InferenceServiceStub
+from xlmstream.v1.jobs_pb2_grpc import JobServiceStub
 from xlmstream.v1.models_pb2_grpc import ModelServiceStub
 from xlmstream.v1.server_pb2_grpc import ServerServiceStub
 
 if TYPE_CHECKING:  # the generated stubs serve both kinds of channel; only their types differ
     from xlmstream.v1.inference_pb2_grpc import InferenceServiceAsyncStub
+    from xlmstream.v1.jobs_pb2_grpc import JobServiceAsyncStub
     from xlmstream.v1.models_pb2_grpc import ModelServiceAsyncStub
     from xlmstream.v1.server_pb2_grpc import ServerServiceAsyncStub
 
@@ -47,6 +49,7 @@ class Gateway:
             else grpc.aio.secure_channel(target, credentials, options)
         )
         self.inference = cast("InferenceServiceAsyncStub", InferenceServiceStub(self.channel))
+        self.jobs = cast("JobServiceAsyncStub", JobServiceStub(self.channel))
         self.models = cast("ModelServiceAsyncStub", ModelServiceStub(self.channel))
         self.server = cast("ServerServiceAsyncStub", ServerServiceStub(self.channel))
 
@@ -205,7 +208,7 @@ class Stream(ABC, Generic[Message, Item]):
         if self._call is None:
             if self._entered:
                 raise Cancelled("the stream was closed")
-            raise RuntimeError("a stream is read inside its block: `async with client.generate_stream(...) as stream:`")
+            raise RuntimeError("a stream is read inside its block: `async with ... as stream:`")
         try:
             async with self._reading:
                 message = await self._call.read()

@@ -198,7 +198,7 @@ class TaskVerbs(ABC):
     @overload
     def map(
         self,
-        task: Literal["generate"],
+        task: Literal["generate", "translate"],
         inputs: Iterable[Prompt],
         /,
         *,

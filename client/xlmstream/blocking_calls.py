@@ -18,6 +18,7 @@ from xlmstream.retry import Attempts, Failover, RetryPolicy
 from xlmstream.streams import CANCEL_TIMEOUT_S, ended_early
 from xlmstream.v1.inference_pb2 import CancelRequestRequest
 from xlmstream.v1.inference_pb2_grpc import InferenceServiceStub
+from xlmstream.v1.jobs_pb2_grpc import JobServiceStub
 from xlmstream.v1.models_pb2_grpc import ModelServiceStub
 from xlmstream.v1.server_pb2_grpc import ServerServiceStub
 
@@ -37,6 +38,7 @@ class Gateway:
             else grpc.secure_channel(target, credentials, options)
         )
         self.inference = InferenceServiceStub(self.channel)
+        self.jobs = JobServiceStub(self.channel)
         self.models = ModelServiceStub(self.channel)
         self.server = ServerServiceStub(self.channel)
 
@@ -191,7 +193,7 @@ class Stream(ABC, Generic[Message, Item]):
         if self._call is None:
             if self._entered:
                 raise Cancelled("the stream was closed")
-            raise RuntimeError("a stream is read inside its with block: `with client.generate_stream(...) as stream:`")
+            raise RuntimeError("a stream is read inside its with block: `with ... as stream:`")
         try:
             for message in self._call:
                 self._attempts.progressed()

@@ -6,11 +6,15 @@
     │   └── InputTooLong                .tokens .max_tokens
     ├── NotFound
     │   ├── ModelNotFound               .models
-    │   └── RequestNotFound
+    │   ├── RequestNotFound
+    │   └── JobNotFound
     ├── RequestIdReused
+    ├── JobIdReused
     ├── TaskUnsupported                 .tasks
+    ├── JobStateConflict                .state
     ├── ResourceExhausted
     │   ├── QueueFull                   .retry_after_s
+    │   ├── QuotaExceeded               .retry_after_s
     │   ├── MessageTooLarge
     │   └── DeviceOutOfMemory
     ├── Unavailable                     also: nothing answers at the address
@@ -21,6 +25,8 @@
     │   ├── DeadlineInQueue
     │   └── DeadlineInCompute
     ├── CursorExpired                   .earliest .next
+    ├── UploadGap                       .items_committed
+    ├── ChecksumMismatch
     ├── Cancelled
     ├── Unauthenticated
     ├── PermissionDenied
@@ -90,8 +96,10 @@ class XlmstreamError(Exception):
         """Whether the same call may succeed a little later."""
         if self.reason:
             return self.retry_after_s is not None
-        # Errors of the service always carry a reason; what has none failed in a connection or a proxy.
-        broken = self.code is grpc.StatusCode.INTERNAL and "RST_STREAM" in self.message
+        # Errors of the service always carry a reason; what has none failed in a connection or a proxy. The last is what
+        # grpc.aio makes of any call that ends while a message is being written to it (grpc#36066).
+        marks = ("RST_STREAM", "Internal error from Core")
+        broken = self.code is grpc.StatusCode.INTERNAL and any(mark in self.message for mark in marks)
         return broken or self.code is grpc.StatusCode.UNAVAILABLE or self.retry_after_s is not None
 
     def __str__(self) -> str:
@@ -151,8 +159,18 @@ class RequestNotFound(NotFound):
     """No such request is known, or it has been forgotten."""
 
 
+class JobNotFound(NotFound):
+    """No such job is known, or its time is over."""
+
+
 class RequestIdReused(XlmstreamError):
     """The request_id was used before, with other content."""
+
+    default_code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class JobIdReused(XlmstreamError):
+    """A job of this name exists, and was made with other content."""
 
     default_code = grpc.StatusCode.ALREADY_EXISTS
 
@@ -168,6 +186,17 @@ class TaskUnsupported(XlmstreamError):
         return self._names("tasks")
 
 
+class JobStateConflict(XlmstreamError):
+    """The state of the job forbids this."""
+
+    default_code = grpc.StatusCode.FAILED_PRECONDITION
+
+    @property
+    def state(self) -> str:
+        """The state that the job is in: "succeeded"."""
+        return self.metadata.get("state", "").lower()
+
+
 class ResourceExhausted(XlmstreamError):
     """Too much was asked for, or at once."""
 
@@ -176,6 +205,10 @@ class ResourceExhausted(XlmstreamError):
 
 class QueueFull(ResourceExhausted):
     """The queue of the model is full; `retry_after_s` says when to try again."""
+
+
+class QuotaExceeded(ResourceExhausted):
+    """Your jobs hold as many bytes as your quota allows; deleting some makes room."""
 
 
 class MessageTooLarge(ResourceExhausted):
@@ -234,6 +267,23 @@ class CursorExpired(XlmstreamError):
         return self._figure("next")
 
 
+class UploadGap(XlmstreamError):
+    """Items are missing, before those that were uploaded or before the seal."""
+
+    default_code = grpc.StatusCode.OUT_OF_RANGE
+
+    @property
+    def items_committed(self) -> int | None:
+        """How many items the job has: where to continue."""
+        return self._figure("items_committed")
+
+
+class ChecksumMismatch(XlmstreamError):
+    """Items arrived damaged; nothing of them was stored."""
+
+    default_code = grpc.StatusCode.DATA_LOSS
+
+
 class Cancelled(XlmstreamError):
     """The request was cancelled, or its client or stream was closed."""
 
@@ -287,6 +337,12 @@ BY_REASON: Mapping[str, type[XlmstreamError]] = {
     "REQUEST_ID_REUSED": RequestIdReused,
     "CANCELLED": Cancelled,
     "INTERNAL": InternalError,
+    "JOB_NOT_FOUND": JobNotFound,
+    "JOB_ID_REUSED": JobIdReused,
+    "JOB_STATE": JobStateConflict,
+    "UPLOAD_GAP": UploadGap,
+    "CHECKSUM_MISMATCH": ChecksumMismatch,
+    "QUOTA_EXCEEDED": QuotaExceeded,
 }
 
 BY_CODE: Mapping[grpc.StatusCode, type[XlmstreamError]] = {

@@ -110,7 +110,7 @@ class MapState(Generic[Result]):
     @property
     def resumable(self) -> bool:
         """Whether the work goes on for a while when a stream breaks, so that leaving has to be told."""
-        return self._task.branch == "generate"
+        return self._task.branch in ("generate", "translate")
 
     @property
     def finished(self) -> bool:

@@ -78,11 +78,16 @@ class Candidate:
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One for each of `token_ids`, if `top_logprobs` was given."""
+    score: float | None = None
+    """What a beam search ranks its candidates by."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What one prompt gave. `text`, `token_ids` and `finish_reason` are those of the first candidate."""
+    """What one prompt gave, or the translations of one text.
+
+    `text`, `token_ids` and `finish_reason` are those of the first candidate.
+    """
 
     candidates: tuple[Candidate, ...]
     parameters: GenerationParameters = field(repr=False)
@@ -160,6 +165,8 @@ class CandidateFinished:
 
     finish_reason: FinishReason
     candidate: int
+    score: float | None = None
+    """What a beam search ranks its candidates by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +197,7 @@ def event_of(message: generation_pb2.StreamEvent) -> Event | None:
             return TokenDelta(delta.text, tuple(delta.token_ids), delta.candidate, logprobs_of(delta.logprobs))
         case "candidate_finished":
             finished = message.candidate_finished
-            return CandidateFinished(finish_reason_of(finished.finish_reason), finished.candidate)
+            return CandidateFinished(finish_reason_of(finished.finish_reason), finished.candidate, score_of(finished))
         case "finished":
             return StreamFinished(usage_of(message.finished.usage), timing_of(message.finished.timing))
         case _:
@@ -201,10 +208,20 @@ def generation_of(result: generation_pb2.GenerateResult) -> Generation:
     if not result.candidates:
         raise ProtocolError("the service sent a result without a candidate")
     candidates = tuple(
-        Candidate(one.text, tuple(one.token_ids), finish_reason_of(one.finish_reason), logprobs_of(one.logprobs))
+        Candidate(
+            one.text,
+            tuple(one.token_ids),
+            finish_reason_of(one.finish_reason),
+            logprobs_of(one.logprobs),
+            score_of(one),
+        )
         for one in result.candidates
     )
     return Generation(candidates, result.parameters, usage_of(result.usage), timing_of(result.timing))
+
+
+def score_of(ended: generation_pb2.Candidate | generation_pb2.CandidateFinished) -> float | None:
+    return ended.score if ended.HasField("score") else None
 
 
 def tokens_of(result: inference_pb2.TokenizeResult) -> Tokens:
@@ -282,3 +299,19 @@ def all_or_raise(outcomes: Iterable[_Result | XlmstreamError]) -> list[_Result]:
             raise outcome
         results.append(outcome)
     return results
+
+
+def generations(
+    outputs: Iterable[Output[generation_pb2.GenerateResult]],
+    expected: int,
+    request_id: str,
+    *,
+    alone: bool,
+    return_exceptions: bool,
+) -> Generation | list[Generation] | list[Generation | XlmstreamError]:
+    """What `generate` and `translate` return: of one input given `alone` its result, else a list."""
+    found = outcomes(outputs, generation_of, expected, request_id)
+    if return_exceptions and not alone:
+        return found
+    results = all_or_raise(found)
+    return results[0] if alone else results

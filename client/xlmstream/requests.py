@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence, Sequence
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, Required, TypedDict, TypeVar, cast
 
 from google.protobuf.message import Message
 
@@ -18,6 +18,7 @@ from xlmstream.v1.inference_pb2 import (
     GenerateStreamRequest,
     TokenizeRequest,
 )
+from xlmstream.v1.translation_pb2 import TranslateRequest, TranslateStreamRequest
 
 Prompt = str | TextInput
 """A text; or a TextInput for what a plain string cannot say: token ids, or a language of its own within a batch."""
@@ -58,8 +59,8 @@ class DetokenizeKeywords(RequestKeywords, total=False):
     """Whether to leave special tokens out of the text."""
 
 
-class GenerateKeywords(TextKeywords, total=False):
-    """What generation takes; GenerationParameters in generation.proto gives ranges and defaults."""
+class WritingKeywords(TypedDict, total=False):
+    """How a text is written; GenerationParameters in generation.proto gives ranges and defaults."""
 
     max_new_tokens: int
     min_new_tokens: int
@@ -83,9 +84,27 @@ class GenerateKeywords(TextKeywords, total=False):
     length_penalty: float
     early_stopping: Literal["heuristic", "when_full", "never"]
     top_logprobs: int
+
+
+class GenerateKeywords(TextKeywords, WritingKeywords, total=False):
+    """What generation takes."""
+
     echo: bool
     decoding_mode: Literal["next_token", "mask_append"]
     """Left out: the first of Model.decoding_modes."""
+
+
+class TranslateKeywords(RequestKeywords, WritingKeywords, total=False):
+    """What translation takes; translation.proto tells what differs from generation."""
+
+    source_language: str
+    """Language code of the texts that name none, one of Model.languages. Each text needs one."""
+    target_language: Required[str]
+    """Code of the language to translate into."""
+    allow_special_tokens: bool
+    """As in TextKeywords."""
+    truncation: Literal["keep_start", "keep_end"]
+    """As in TextKeywords."""
 
 
 class EmbedKeywords(TextKeywords, total=False):
@@ -176,6 +195,42 @@ def generate_stream_request(prompt: Prompt, keywords: GenerateKeywords) -> Gener
     return GenerateStreamRequest(options=options, input=text, parameters=_parameters(keywords))
 
 
+def translate_request(texts: Sequence[Prompt], keywords: TranslateKeywords) -> TranslateRequest:
+    refuse_unknown(keywords, TranslateKeywords)
+    return TranslateRequest(
+        options=options_of(keywords, request_id=new_request_id()),
+        inputs=[source_text(text, keywords, f"inputs[{index}]") for index, text in enumerate(texts)],
+        target_language=_target_language(keywords),
+        parameters=parameters_of(GenerationParameters, keywords),
+    )
+
+
+def translate_stream_request(text: Prompt, keywords: TranslateKeywords) -> TranslateStreamRequest:
+    """As `generate_stream_request`."""
+    refuse_unknown(keywords, TranslateKeywords)
+    options = options_of(keywords, request_id=new_request_id())
+    options.disconnect_policy = DisconnectPolicy.DISCONNECT_POLICY_DETACH
+    return TranslateStreamRequest(
+        options=options,
+        input=source_text(text, keywords, "input"),
+        target_language=_target_language(keywords),
+        parameters=parameters_of(GenerationParameters, keywords),
+    )
+
+
+def source_text(text: Prompt, keywords: Mapping[str, object], path: str) -> TextInput:
+    """A text to be translated as a message; its language goes by another name than elsewhere."""
+    given = {"language": keywords.get("source_language"), **keywords}
+    return text_input(text, cast(TextKeywords, given), path)
+
+
+def _target_language(keywords: TranslateKeywords) -> str:
+    language = keywords.get("target_language")
+    if not isinstance(language, str):
+        raise invalid("target_language", f"a language code, not {type(language).__name__}")
+    return language
+
+
 def tokenize_request(texts: Sequence[Prompt], keywords: TokenizeKeywords) -> TokenizeRequest:
     refuse_unknown(keywords, TokenizeKeywords)
     return TokenizeRequest(
@@ -203,7 +258,7 @@ def cancel_request(request_id: str | None, execution_id: str | None) -> CancelRe
     raise TypeError("name the request by its request_id or by its execution_id")
 
 
-def options_of(keywords: RequestKeywords | TextKeywords, *, request_id: str = "") -> RequestOptions:
+def options_of(keywords: RequestKeywords | TextKeywords | TranslateKeywords, *, request_id: str = "") -> RequestOptions:
     """The options of a request; `request_id` is for one whose user chose none."""
     options = RequestOptions(request_id=request_id)
     for name in ("model", "request_id"):

@@ -18,6 +18,8 @@ from google.rpc.status_pb2 import Status
 
 from xlmstream.v1.common_pb2 import Task
 from xlmstream.v1.errors_pb2 import ErrorReason
+from xlmstream.v1.job_pb2 import JobState
+from xlmstream.v1.models_pb2 import Model
 
 Reason: TypeAlias = ErrorReason.ValueType
 
@@ -46,6 +48,12 @@ CODES: Mapping[Reason, code_pb2.Code.ValueType] = {
     ErrorReason.ERROR_REASON_REQUEST_ID_REUSED: code_pb2.ALREADY_EXISTS,
     ErrorReason.ERROR_REASON_CANCELLED: code_pb2.CANCELLED,
     ErrorReason.ERROR_REASON_INTERNAL: code_pb2.INTERNAL,
+    ErrorReason.ERROR_REASON_JOB_NOT_FOUND: code_pb2.NOT_FOUND,
+    ErrorReason.ERROR_REASON_JOB_ID_REUSED: code_pb2.ALREADY_EXISTS,
+    ErrorReason.ERROR_REASON_JOB_STATE: code_pb2.FAILED_PRECONDITION,
+    ErrorReason.ERROR_REASON_UPLOAD_GAP: code_pb2.OUT_OF_RANGE,
+    ErrorReason.ERROR_REASON_CHECKSUM_MISMATCH: code_pb2.DATA_LOSS,
+    ErrorReason.ERROR_REASON_QUOTA_EXCEEDED: code_pb2.RESOURCE_EXHAUSTED,
 }
 
 
@@ -78,6 +86,11 @@ def task_name(task: Task.ValueType) -> str:
     return Task.Name(task).removeprefix("TASK_") if task in Task.values() else str(task)
 
 
+def job_state_name(state: JobState.ValueType) -> str:
+    """The name that callers see: "RUNNING"; the number of a state that this version does not know."""
+    return JobState.Name(state).removeprefix("JOB_STATE_") if state in JobState.values() else str(state)
+
+
 def quote(value: str, limit: int = 64) -> str:
     """What a caller sent, fit for an error message: ASCII, escaped, at most about `limit` characters."""
     return ascii(value if len(value) <= limit else value[:limit] + "...")
@@ -89,6 +102,37 @@ def listing(names: Iterable[str], limit: int = 1024) -> str:
     while rest and len(joined) + len(rest[0]) <= limit:
         joined += (", " if joined else "") + rest.pop(0)
     return f"{joined} and {len(rest)} more" if rest else joined or "none"
+
+
+def relocated(status: Status, field: str, to: str) -> Status:
+    """The same status, with what it says of `field` and of the fields inside it said of `to`."""
+    message = to + status.message.removeprefix(field) if is_within(status.message, field) else status.message
+    moved = Status(code=status.code, message=message)
+    for detail in status.details:
+        bad = BadRequest()
+        if detail.Unpack(bad):
+            for violation in bad.field_violations:
+                if is_within(violation.field, field):
+                    violation.field = to + violation.field.removeprefix(field)
+            moved.details.add().Pack(bad)
+        else:
+            moved.details.add().CopyFrom(detail)
+    return moved
+
+
+def is_within(path: str, field: str) -> bool:
+    """Whether a path begins with a field's: "inputs[3].text" is within "inputs[3]" and within "inputs"."""
+    return path.startswith(field) and not path[len(field) : len(field) + 1].isalnum()
+
+
+def translation_problem(model: Model, source: str, target: str) -> str:
+    """Why a model does not translate from one of its languages into another; "" where it does."""
+    if source == target:
+        return f"{source} is target_language as well: there is nothing to translate"
+    directions = [(each.source_language, each.target_language) for each in model.translation_directions]
+    if directions and (source, target) not in directions:
+        return f"{source}-{target} is not translated; supported: {listing(map('-'.join, directions))}"
+    return ""
 
 
 def invalid_input(violations: Iterable[tuple[str, str]]) -> Status:

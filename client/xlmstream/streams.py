@@ -1,4 +1,5 @@
-"""What a stream of generation knows about itself: bookkeeping that the blocking and the asyncio stream share.
+"""What a stream of generation or translation knows about itself: bookkeeping that the blocking and the asyncio stream
+share.
 
 Events are numbered from 0 without gap or repeat; whatever breaks on the way, asking again for the next one expected
 continues the same text. This module says what to ask and checks what comes; it does no IO.
@@ -27,8 +28,10 @@ from xlmstream.v1.inference_pb2 import (
     ResumeStreamRequest,
     ResumeStreamResponse,
 )
+from xlmstream.v1.translation_pb2 import TranslateStreamRequest, TranslateStreamResponse
 
-StreamMessage = GenerateStreamResponse | ResumeStreamResponse
+StreamRequest = GenerateStreamRequest | TranslateStreamRequest | ResumeStreamRequest
+StreamMessage = GenerateStreamResponse | TranslateStreamResponse | ResumeStreamResponse
 
 CANCEL_TIMEOUT_S = 2.0
 """How long leaving a stream early may take to tell the service; the service stops an orphan by itself in 30 s."""
@@ -37,13 +40,14 @@ CANCEL_TIMEOUT_S = 2.0
 class StreamState:
     """How far one stream has come. Its attributes may be read at any time, during and after the stream."""
 
-    def __init__(self, request: GenerateStreamRequest | ResumeStreamRequest) -> None:
+    def __init__(self, request: StreamRequest) -> None:
         self._request = request
         self._next_event = request.next_event if isinstance(request, ResumeStreamRequest) else 0
         self._texts: dict[int, list[str]] = {}
         self._token_ids: dict[int, list[int]] = {}
         self._logprobs: dict[int, list[TokenLogprobs]] = {}
         self._finish_reasons: dict[int, FinishReason] = {}
+        self._scores: dict[int, float | None] = {}
         self.started: Started | None = None
         """The first event, once it came. A stream taken up by `resume_stream` past event 0 never sees it."""
         self.end: StreamFinished | None = None
@@ -52,7 +56,7 @@ class StreamState:
     @property
     def request_id(self) -> str | None:
         """The key of the request, the user's or the one the client made; None for one taken up by its token."""
-        return self._request.options.request_id if isinstance(self._request, GenerateStreamRequest) else None
+        return None if isinstance(self._request, ResumeStreamRequest) else self._request.options.request_id
 
     @property
     def resume_token(self) -> str | None:
@@ -81,7 +85,7 @@ class StreamState:
         """Why the first candidate ended; None while it goes on."""
         return self._finish_reasons.get(0)
 
-    def _next_request(self) -> GenerateStreamRequest | ResumeStreamRequest:
+    def _next_request(self) -> StreamRequest:
         """What continues the stream: the request itself until the first event came, a resume from then on.
 
         Sent again, the request joins its own first sending by its request_id, so nothing runs twice.
@@ -114,6 +118,7 @@ class StreamState:
                 self._logprobs.setdefault(event.candidate, []).extend(event.logprobs)
             case CandidateFinished():
                 self._finish_reasons[event.candidate] = event.finish_reason
+                self._scores[event.candidate] = event.score
             case StreamFinished():
                 self.end = event
         return event
@@ -128,6 +133,7 @@ class StreamState:
                 tuple(self._token_ids.get(index, ())),
                 self._finish_reasons.get(index, FinishReason.UNSPECIFIED),
                 tuple(self._logprobs.get(index, ())),
+                self._scores.get(index),
             )
             for index in sorted({0} | self._finish_reasons.keys() | self._texts.keys())
         )

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, Self, Unpack, overload
+from typing import Self, Unpack, overload
 
 import grpc
 
 from xlmstream import messages, requests
 from xlmstream.blocking_calls import Calls, Gateway, OpenCall, Stream
-from xlmstream.blocking_verbs import TaskVerbs
+from xlmstream.blocking_generation import GenerationVerbs
 from xlmstream.channel import DEFAULT_ADDRESS, ChannelOptions, options_with, targets_of
-from xlmstream.errors import XlmstreamError
-from xlmstream.messages import Event, Generation, TokenDelta, Tokens
-from xlmstream.requests import DetokenizeKeywords, GenerateKeywords, Prompt, TokenizeKeywords
+from xlmstream.jobs.blocking_jobs import Jobs
+from xlmstream.messages import Tokens
+from xlmstream.requests import DetokenizeKeywords, Prompt, TokenizeKeywords
 from xlmstream.retry import RetryPolicy
-from xlmstream.streams import StreamMessage, StreamState
-from xlmstream.v1.inference_pb2 import GenerateStreamRequest, ResumeStreamRequest
 from xlmstream.v1.models_pb2 import GetModelRequest, ListModelsRequest, Model, WatchModelsRequest, WatchModelsResponse
 from xlmstream.v1.server_pb2 import GetLoadRequest, GetServerInfoRequest, GetServerInfoResponse, ModelLoad
 
 
-class Client(TaskVerbs):
+class Client(GenerationVerbs):
     """Calls the service and waits for its answers.
 
     >>> with Client("127.0.0.1:50051") as client:
@@ -66,87 +64,14 @@ class Client(TaskVerbs):
     def _calls(self) -> Calls:
         return self._connected
 
+    @property
+    def jobs(self) -> Jobs:
+        """Work on very many inputs that goes on by itself."""
+        return Jobs(self._calls, self._limit)
+
     def close(self) -> None:
         """Close the connections; calls in other threads end with Cancelled."""
         self._calls.close()
-
-    @overload  # a str is a sequence of str as well: the first signature that fits is the one meant
-    def generate(  # type: ignore[overload-overlap]
-        self, prompt: Prompt, /, *, timeout_s: float | None = None, **keywords: Unpack[GenerateKeywords]
-    ) -> Generation: ...
-    @overload
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        /,
-        *,
-        timeout_s: float | None = None,
-        return_exceptions: Literal[False] = False,
-        **keywords: Unpack[GenerateKeywords],
-    ) -> list[Generation]: ...
-    @overload
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        /,
-        *,
-        timeout_s: float | None = None,
-        return_exceptions: Literal[True],
-        **keywords: Unpack[GenerateKeywords],
-    ) -> list[Generation | XlmstreamError]: ...
-    def generate(
-        self,
-        prompts: Prompt | Sequence[Prompt],
-        /,
-        *,
-        timeout_s: float | None = None,
-        return_exceptions: bool = False,
-        **keywords: Unpack[GenerateKeywords],
-    ) -> Generation | list[Generation] | list[Generation | XlmstreamError]:
-        """Continue one prompt or several; the whole texts.
-
-        Of several prompts one that fails never fails its neighbours: with `return_exceptions` its error takes its
-        place in the list, otherwise the first error is raised, its `input_index` telling whose it is.
-        """
-        batch, alone = requests.batch_of(prompts)
-        request = requests.generate_request(batch, keywords)
-        request_id = request.options.request_id
-        response = self._calls.unary(
-            lambda gateway: gateway.inference.Generate,
-            request,
-            timeout_s=self._limit(timeout_s),
-            request_id=request_id,
-        )
-        outcomes = messages.outcomes(response.outputs, messages.generation_of, len(batch), request_id)
-        if return_exceptions and not alone:
-            return outcomes
-        generations = messages.all_or_raise(outcomes)
-        return generations[0] if alone else generations
-
-    def generate_stream(
-        self, prompt: Prompt, /, *, timeout_s: float | None = None, **keywords: Unpack[GenerateKeywords]
-    ) -> GenerationStream:
-        """Continue one prompt, the text as it grows.
-
-        >>> with client.generate_stream("In the beginning") as stream:
-        ...     for text in stream.text_deltas():
-        ...         print(text, end="", flush=True)
-
-        Iterating the stream itself gives all its events. A connection that breaks is taken up again where it broke,
-        on any gateway. Leaving the block early stops the work.
-        """
-        request = requests.generate_stream_request(prompt, keywords)
-        return GenerationStream(self._calls, request, self._limit(timeout_s))
-
-    def resume_stream(
-        self, resume_token: str, next_event: int = 0, *, timeout_s: float | None = None
-    ) -> GenerationStream:
-        """Take up a stream that another client or process began, from event number `next_event`.
-
-        `timeout_s` limits the reading; the work keeps the time limit it began with.
-        """
-        request = ResumeStreamRequest(resume_token=resume_token, next_event=next_event)
-        return GenerationStream(self._calls, request, self._limit(timeout_s))
 
     @overload
     def tokenize(  # type: ignore[overload-overlap]
@@ -239,42 +164,6 @@ class Client(TaskVerbs):
 
     def _limit(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else timeout_s
-
-
-class GenerationStream(StreamState, Stream[StreamMessage, Event]):
-    """The events of one generation; see `Client.generate_stream`."""
-
-    def __init__(self, calls: Calls, request: GenerateStreamRequest | ResumeStreamRequest, timeout_s: float) -> None:
-        StreamState.__init__(self, request)
-        Stream.__init__(self, calls, timeout_s)
-
-    def text_deltas(self) -> Iterator[str]:
-        """Only the text of the first candidate, piece by piece."""
-        for event in self:
-            if isinstance(event, TokenDelta) and event.candidate == 0 and event.text:
-                yield event.text
-
-    def result(self) -> Generation:
-        """Read the rest and return the whole, as `generate` does."""
-        for _ in self:
-            pass
-        return self._generation()
-
-    def _open(self, gateway: Gateway, timeout_s: float | None) -> OpenCall[StreamMessage]:
-        request = self._next_request()
-        if isinstance(request, GenerateStreamRequest):
-            return gateway.inference.GenerateStream(request, timeout=timeout_s)
-        return gateway.inference.ResumeStream(request, timeout=timeout_s)
-
-    def _take(self, message: StreamMessage) -> Event | None:
-        event = self._accept(message.event)
-        self._ended = self.end is not None
-        return event
-
-    def _abandon(self) -> None:
-        request = self._cancel_request()
-        if request is not None:
-            self._calls.abandon(request)
 
 
 class ModelWatch(Stream[WatchModelsResponse, list[Model]]):

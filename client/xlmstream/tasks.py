@@ -18,6 +18,7 @@ from xlmstream.v1.fill_mask_pb2 import FillMaskParameters, FillMaskRequest
 from xlmstream.v1.generation_pb2 import GenerationParameters
 from xlmstream.v1.question_answering_pb2 import AnswerQuestionInput, AnswerQuestionParameters, AnswerQuestionRequest
 from xlmstream.v1.scoring_pb2 import ScoreParameters, ScoreRequest
+from xlmstream.v1.translation_pb2 import TranslateRequest
 
 
 class TextPair(NamedTuple):
@@ -133,6 +134,16 @@ TASKS: Mapping[str, Task] = {
         text_input,
         GenerationParameters,
         messages.generation_of,
+    ),
+    "translate": Task(
+        "translate",
+        "Translate",
+        TranslateRequest,
+        requests.TranslateKeywords,
+        requests.source_text,
+        GenerationParameters,
+        messages.generation_of,
+        ("target_language",),
     ),
     "embed": Task(
         "embed", "Embed", EmbedRequest, requests.EmbedKeywords, text_input, EmbedParameters, results.embedding_of

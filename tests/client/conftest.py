@@ -19,6 +19,8 @@ RECONNECT_FAST = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconne
 class Blocking:
     """`Client`, one for each call."""
 
+    is_blocking = True
+
     def call(self, address: Any, verb: str, *args: Any, retry: RetryPolicy = FAST, **keywords: Any) -> Any:
         with Client(address, retry=retry) as client:
             return getattr(client, verb)(*args, **keywords)
@@ -33,6 +35,8 @@ class Blocking:
 
 class Asyncio:
     """`AsyncClient`, one for each call, in an event loop of its own."""
+
+    is_blocking = False
 
     def call(self, address: Any, verb: str, *args: Any, retry: RetryPolicy = FAST, **keywords: Any) -> Any:
         async def run() -> Any:

@@ -196,7 +196,7 @@ def test_models(xlmstream: Any, server: FakeServer, capsys: pytest.CaptureFixtur
     server.models = [fake_model(), fake_model("longer-name", "2024-01")]
     tasks = (
         "generate tokenize detokenize embed fill_mask classify_sequence classify_tokens answer_question "
-        "choose_multiple score"
+        "choose_multiple score translate"
     )
     assert xlmstream("models") == 0
     assert capsys.readouterr().out == (

@@ -151,5 +151,6 @@ def test_no_progress_in_a_pipe(
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_keyword_has_its_flag(name: str) -> None:
-    parsed = vars(arguments.parser().parse_args([name.replace("_", "-")]))
+    needed = ["--from", "en", "--to", "fr"] if name == "translate" else []
+    parsed = vars(arguments.parser().parse_args([name.replace("_", "-"), *needed]))
     assert set(TASKS[name].keywords.__annotations__) - {"request_id"} <= set(parsed)

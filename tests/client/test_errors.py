@@ -81,10 +81,10 @@ def test_figures_of_the_reasons() -> None:
 
 
 def test_what_a_newer_service_or_a_proxy_may_send() -> None:
-    newer = status_pb2.Status(code=grpc.StatusCode.NOT_FOUND.value[0], message="no such job")
-    newer.details.add().Pack(error_details_pb2.ErrorInfo(reason="JOB_NOT_FOUND", domain="xlmstream"))
+    newer = status_pb2.Status(code=grpc.StatusCode.NOT_FOUND.value[0], message="no such shelf")
+    newer.details.add().Pack(error_details_pb2.ErrorInfo(reason="SHELF_NOT_FOUND", domain="xlmstream"))
     error = from_status(newer)
-    assert (type(error), error.reason) == (errors.NotFound, "JOB_NOT_FOUND")
+    assert (type(error), error.reason) == (errors.NotFound, "SHELF_NOT_FOUND")
     foreign = status_pb2.Status(code=grpc.StatusCode.PERMISSION_DENIED.value[0])
     foreign.details.add().Pack(error_details_pb2.ErrorInfo(reason="QUEUE_FULL", domain="googleapis.com"))
     error = from_status(foreign)
@@ -98,6 +98,7 @@ def test_what_a_newer_service_or_a_proxy_may_send() -> None:
     [
         (grpc.StatusCode.UNAVAILABLE, "Socket closed", errors.Unavailable, True),
         (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2", errors.InternalError, True),
+        (grpc.StatusCode.INTERNAL, "Internal error from Core", errors.InternalError, True),
         (grpc.StatusCode.INTERNAL, "Exception deserializing response!", errors.InternalError, False),
         (grpc.StatusCode.UNAUTHENTICATED, "no", errors.Unauthenticated, False),
         (grpc.StatusCode.UNIMPLEMENTED, "Method not found!", XlmstreamError, False),

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import xlmstream
 import xlmstream.testing
 from xlmstream import errors
+from xlmstream.jobs import asyncio_jobs, blocking_jobs
 
 PACKAGE = Path(xlmstream.__file__).parent
 
@@ -17,9 +19,11 @@ def test_the_names_of_the_package() -> None:
         "Answer",
         "Answers",
         "AsyncClient",
+        "AsyncJob",
         "Cancelled",
         "Candidate",
         "CandidateFinished",
+        "ChecksumMismatch",
         "Choice",
         "ChoiceScore",
         "Choices",
@@ -41,6 +45,13 @@ def test_the_names_of_the_package() -> None:
         "InternalError",
         "InvalidArgument",
         "InvalidInput",
+        "Job",
+        "JobIdReused",
+        "JobItem",
+        "JobNotFound",
+        "JobResult",
+        "JobState",
+        "JobStateConflict",
         "LabelScore",
         "Mapped",
         "Mask",
@@ -56,6 +67,7 @@ def test_the_names_of_the_package() -> None:
         "Question",
         "QueueDown",
         "QueueFull",
+        "QuotaExceeded",
         "RequestIdReused",
         "RequestNotFound",
         "ResourceExhausted",
@@ -79,6 +91,7 @@ def test_the_names_of_the_package() -> None:
         "Tokens",
         "Unauthenticated",
         "Unavailable",
+        "UploadGap",
         "Usage",
         "XlmstreamError",
         "__version__",
@@ -112,15 +125,26 @@ def test_the_client_is_light() -> None:
     assert not loaded & {"torch", "redis", "numpy", "rich", "transformers", "xlmstream_server", "xlmstream_worker"}
 
 
-def test_the_two_clients_have_the_same_verbs() -> None:
+@pytest.mark.parametrize(
+    ("Blocking", "Asyncio"),
+    [
+        (xlmstream.Client, xlmstream.AsyncClient),
+        (blocking_jobs.Jobs, asyncio_jobs.AsyncJobs),
+        (blocking_jobs.Job, asyncio_jobs.AsyncJob),
+        (blocking_jobs.JobWatch, asyncio_jobs.AsyncJobWatch),
+        (blocking_jobs.JobResults, asyncio_jobs.AsyncJobResults),
+    ],
+)
+def test_the_two_clients_have_the_same_verbs(Blocking: type, Asyncio: type) -> None:
     def verbs(kind: type) -> set[str]:
         return {name for name in dir(kind) if not name.startswith("_")}
 
-    assert verbs(xlmstream.Client) == verbs(xlmstream.AsyncClient)
-    for name in verbs(xlmstream.Client):
-        blocking, asyncio = getattr(xlmstream.Client, name), getattr(xlmstream.AsyncClient, name)
-        assert blocking.__annotations__.keys() == asyncio.__annotations__.keys(), name
-        assert blocking.__kwdefaults__ == asyncio.__kwdefaults__, name
+    assert verbs(Blocking) == verbs(Asyncio)
+    for name in verbs(Blocking):
+        blocking, asyncio = getattr(Blocking, name), getattr(Asyncio, name)
+        if not isinstance(blocking, property):
+            assert blocking.__annotations__.keys() == asyncio.__annotations__.keys(), name
+            assert blocking.__kwdefaults__ == asyncio.__kwdefaults__, name
 
 
 def test_the_example_for_users_tests_works() -> None:

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 import pytest
-from client.conftest import FAST, Blocking
+from client.conftest import FAST
 from xlmstream import AsyncClient, Client, InvalidInput, Mapped, PoisonedInput, Question, RetryPolicy, Unavailable
 from xlmstream.mapping import MapState
 from xlmstream.tasks import TASKS
@@ -15,7 +15,7 @@ from xlmstream.v1.inference_pb2 import InferStreamRequest, InferStreamResponse
 
 
 def run(clients: Any, server: FakeServer, *args: Any, take: int | None = None, **keywords: Any) -> list[Mapped[Any]]:
-    if isinstance(clients, Blocking):
+    if clients.is_blocking:
         with Client(server.address, retry=FAST) as client, client.map(*args, **keywords) as stream:
             return list(islice(stream, take))
 

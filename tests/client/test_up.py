@@ -14,8 +14,11 @@ import psutil
 import pytest
 from xlmstream import Client
 from xlmstream.cli import main
+from xlmstream.cli.arguments import parser
 from xlmstream.cli.leash import leashed
-from xlmstream.cli.up import _name_of
+from xlmstream.cli.up import _announcement, _name_of
+from xlmstream.v1.common_pb2 import Task
+from xlmstream.v1.models_pb2 import Model, TranslationDirection
 
 # Both write their command line, and their name when a signal ends them. The gateway is the fake service.
 GATEWAY = """
@@ -185,3 +188,17 @@ def test_up_explains_what_is_not_installed(monkeypatch: pytest.MonkeyPatch, caps
 def test_names_are_those_that_the_worker_gives(model: str, name: str) -> None:
     options = pytest.importorskip("xlmstream_worker.options")
     assert _name_of(model) == name == options.parse_model(model)[0]
+
+
+@pytest.mark.parametrize("task", [task for task in Task.values() if task])
+def test_what_it_announces_can_be_done(task: Task.ValueType) -> None:
+    directions = [TranslationDirection(source_language="de", target_language="es")]
+    models = [Model(name="one", version="1", tasks=[task], translation_directions=directions), Model(name="two")]
+    lines = [line.strip() for line in _announcement(models, "far:1", 1.0).splitlines()]
+    [command] = [line for line in lines if line.startswith("xlmstream ")]
+    words = shlex.split(command)[1:]
+    arguments = vars(parser(words).parse_args(words))
+    assert arguments["address"] == "far:1"
+    assert arguments["model"] == "one"
+    [call] = [line for line in lines if line.startswith("print(")]
+    compile(call, "announced", "exec")

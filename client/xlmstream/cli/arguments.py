@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeAlias
 
 from xlmstream.channel import DEFAULT_ADDRESS
-from xlmstream.cli import tasks
-from xlmstream.cli.commands import generate, health, models, tokenize, version
+from xlmstream.cli import jobs_arguments, tasks
+from xlmstream.cli.commands import ADDRESS_VARIABLE, default_address, generate, health, models, tokenize, version
 from xlmstream.cli.failures import EXIT_CODES
+from xlmstream.cli.translate import translate
 from xlmstream.cli.up import up
 
 Command = Callable[[argparse.Namespace], int]
-
-ADDRESS_VARIABLE = "XLMSTREAM_ADDRESS"
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 EXAMPLES = """\
 examples:
@@ -23,7 +23,9 @@ examples:
   xlmstream up en-fr@2=models/en-fr                serve a model of your own
   xlmstream generate "In the beginning"            watch a text grow
   xlmstream generate --json < prompts.txt          one prompt a line in, one JSON object a line out
+  xlmstream translate --from en --to fr "A word."  the same of a translation model
   xlmstream embed --json < lines.txt               one vector for each line
+  xlmstream jobs submit a.csv --task embed         work on a large file that goes on without you
   xlmstream tokenize "A word."                     ids, places and pieces
   xlmstream models --address gateway:50051         what a service serves
 
@@ -51,6 +53,16 @@ examples:
 One prompt is streamed as it grows; several are sent together and come back in their order.
 """
 
+
+TRANSLATE_EXAMPLES = """\
+examples:
+  xlmstream translate --from en --to fr "In the beginning"
+  xlmstream translate --from de --to en --num-beams 4 < lines.txt > translated.txt
+  xlmstream translate --from en --to es --json --num-beams 4 --num-return-sequences 4 "A word."
+
+One text is streamed as it grows; several, and the lines of standard input, go over one stream and come back in their
+order.
+"""
 
 TASK_SUMMARIES = {
     "embed": "turn texts into vectors",
@@ -120,23 +132,30 @@ examples:
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line. `run` of the parsed arguments is the command's function."""
+def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The whole command line. `run` of the parsed arguments is the command's function.
+
+    argv: what will be parsed: `jobs submit` has the flags of the task that is named there.
+    """
     top = _formatted(argparse.ArgumentParser(prog="xlmstream"), "XLM language models over gRPC.", EXAMPLES + EXIT_CODES)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(run: Command, name: str, summary: str, epilog: str = "") -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=summary, allow_abbrev=False)
-        added.set_defaults(run=run)
-        return _formatted(added, summary[0].upper() + summary[1:] + ".", epilog)
+    add = partial(_add, commands)
 
     _up_flags(add(up, "up", "serve models on this machine: broker, gateway and worker in one", UP_EXAMPLES))
     generating = add(generate, "generate", "continue texts", GENERATE_EXAMPLES)
     generating.add_argument("texts", nargs="*", metavar="PROMPT", help="default: one from each line of standard input")
     _generation_flags(generating)
-    _more_generation_flags(generating)
+    _prompt_flags(_more_generation_flags(generating))
     _text_flags(generating)
     _connection_flags(generating, timeout_s=120)
+    translating = add(translate, "translate", "translate texts", TRANSLATE_EXAMPLES)
+    translating.add_argument("texts", nargs="*", metavar="TEXT", help="default: one from each line of standard input")
+    _direction_flags(translating)
+    _generation_flags(translating, most="1.5 times the source")
+    _more_generation_flags(translating)
+    _text_flags(translating, keyed=False, language=False)
+    _connection_flags(translating, timeout_s=3600)
     tokenizing = add(tokenize, "tokenize", "show the tokens of texts")
     tokenizing.add_argument("texts", nargs="*", metavar="TEXT", help="default: one from each line of standard input")
     tokenizing.add_argument("--add-special-tokens", action="store_true", default=None, help="as an encoder takes them")
@@ -144,6 +163,8 @@ def parser() -> argparse.ArgumentParser:
     _connection_flags(tokenizing, timeout_s=30)
     for name, summary in TASK_SUMMARIES.items():
         _task_flags(name, add(partial(tasks.run, name), name.replace("_", "-"), summary, TASK_EXAMPLES[name]))
+    of_calls = partial(_connection_flags, timeout_s=60, limits="give up a single call after this")
+    jobs_arguments.add(add, argv, task_flags=_job_task_flags, connection_flags=of_calls)
     listing = add(models, "models", "list the served models")
     _json_flag(listing)
     _connection_flags(listing, timeout_s=10)
@@ -154,6 +175,12 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add(commands: Subparsers, run: Command, name: str, summary: str, epilog: str = "") -> argparse.ArgumentParser:
+    added = commands.add_parser(name, help=summary, allow_abbrev=False)
+    added.set_defaults(run=run)
+    return _formatted(added, summary[0].upper() + summary[1:] + ".", epilog)
+
+
 def _task_flags(name: str, parser: argparse.ArgumentParser) -> None:
     """The inputs and the flags of a task that does not generate."""
     if name == "answer":
@@ -162,6 +189,26 @@ def _task_flags(name: str, parser: argparse.ArgumentParser) -> None:
     else:
         kind = "PROMPT CHOICE" if name == "choose" else "TEXT"
         parser.add_argument("texts", nargs="*", metavar=kind, help="default: one from each line of standard input")
+    _parameter_flags(name, parser)
+    _text_flags(parser, keyed=False)
+    _connection_flags(parser, timeout_s=3600)
+
+
+def _job_task_flags(name: str, parser: argparse.ArgumentParser) -> None:
+    """The flags of a task that hold for all items of a job."""
+    if name == "generate":
+        _generation_flags(parser)
+        _prompt_flags(_more_generation_flags(parser))
+    elif name == "translate":
+        _direction_flags(parser, source_required=False)
+        _generation_flags(parser, most="1.5 times the source")
+        _more_generation_flags(parser)
+    else:
+        _parameter_flags(name, parser)
+    _input_flags(parser.add_argument_group("request"), language=name != "translate")
+
+
+def _parameter_flags(name: str, parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("task") if name != "choose" else parser
     match name:
         case "embed":
@@ -199,8 +246,6 @@ def _task_flags(name: str, parser: argparse.ArgumentParser) -> None:
         case "score":
             group.add_argument("--score-end", action="store_true", default=None, help="also the token that ends a text")
             group.add_argument("--include-tokens", action="store_true", default=None, help="every token, for --json")
-    _text_flags(parser, keyed=False)
-    _connection_flags(parser, timeout_s=3600)
 
 
 def _formatted(parser: argparse.ArgumentParser, description: str, epilog: str) -> argparse.ArgumentParser:
@@ -227,9 +272,16 @@ def _up_flags(parser: argparse.ArgumentParser) -> None:
     worker.add_argument("--slots", type=int, metavar="N", help="most sequences that a model decodes at once")
 
 
-def _generation_flags(parser: argparse.ArgumentParser) -> None:
+def _direction_flags(parser: argparse.ArgumentParser, *, source_required: bool = True) -> None:
+    group = parser.add_argument_group("languages")
+    told = "that of the texts" if source_required else "that of texts whose row names none"
+    group.add_argument("--from", dest="source_language", required=source_required, metavar="CODE", help=told)
+    group.add_argument("--to", dest="target_language", required=True, metavar="CODE", help="that of the translations")
+
+
+def _generation_flags(parser: argparse.ArgumentParser, most: str = "64") -> None:
     group = parser.add_argument_group("generation")
-    group.add_argument("--max-new-tokens", type=int, metavar="N", help="most tokens to generate (default: 64)")
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help=f"most tokens to generate (default: {most})")
     group.add_argument("--min-new-tokens", type=int, metavar="N", help="no end before so many tokens (default: 0)")
     group.add_argument("--temperature", type=float, metavar="T", help="0 takes the most likely token (default: 0)")
     group.add_argument("--top-k", type=int, metavar="K", help="sample among the K most likely tokens")
@@ -244,7 +296,7 @@ def _generation_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ignore-eos", action="store_true", default=None, help="go on after the end of sequence")
 
 
-def _more_generation_flags(parser: argparse.ArgumentParser) -> None:
+def _more_generation_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("generation, further")
     group.add_argument("--min-p", type=float, metavar="P", help="no token less likely than P times the likeliest")
     group.add_argument("--typical-p", type=float, metavar="P", help="sample among the most typical that add up to P")
@@ -261,6 +313,10 @@ def _more_generation_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--length-penalty", type=float, metavar="R", help="beam search: above 0 favours longer texts")
     group.add_argument("--early-stopping", choices=["heuristic", "when_full", "never"], help="beam search: when to end")
     group.add_argument("--top-logprobs", type=int, metavar="K", help="tell the K likeliest tokens of each step")
+    return group
+
+
+def _prompt_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--echo", action="store_true", default=None, help="the prompt, too")
     modes = ["next_token", "mask_append"]
     group.add_argument("--decoding-mode", choices=modes, help="where the next token is read (default: the model's)")
@@ -272,14 +328,9 @@ def _bias(given: str) -> tuple[int, float]:
     return int(token_id), float(bias)
 
 
-def _text_flags(parser: argparse.ArgumentParser, *, keyed: bool = True) -> None:
+def _text_flags(parser: argparse.ArgumentParser, *, keyed: bool = True, language: bool = True) -> None:
     group = parser.add_argument_group("request")
-    group.add_argument("--model", metavar="NAME[@VERSION]", help="default: the only one served")
-    group.add_argument("--language", metavar="CODE", help="language of the texts (default: the model's)")
-    group.add_argument("--truncation", choices=["keep_start", "keep_end"], help="cut a text that is too long")
-    group.add_argument(
-        "--allow-special-tokens", action="store_true", default=None, help='take "</s>" in a text as such'
-    )
+    _input_flags(group, language=language)
     group.add_argument(
         "--priority", choices=["interactive", "standard", "bulk"], help="which queue (default: standard)"
     )
@@ -288,18 +339,28 @@ def _text_flags(parser: argparse.ArgumentParser, *, keyed: bool = True) -> None:
     _json_flag(group)
 
 
+def _input_flags(group: argparse._ArgumentGroup, *, language: bool = True) -> None:
+    group.add_argument("--model", metavar="NAME[@VERSION]", help="default: the only one served")
+    if language:
+        group.add_argument("--language", metavar="CODE", help="language of the texts (default: the model's)")
+    group.add_argument("--truncation", choices=["keep_start", "keep_end"], help="cut a text that is too long")
+    group.add_argument(
+        "--allow-special-tokens", action="store_true", default=None, help='take "</s>" in a text as such'
+    )
+
+
 def _json_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
 
-def _connection_flags(parser: argparse.ArgumentParser, *, timeout_s: float) -> None:
+def _connection_flags(parser: argparse.ArgumentParser, *, timeout_s: float, limits: str = "give up after this") -> None:
     group = parser.add_argument_group("connection")
     group.add_argument(
         "--address",
-        default=os.environ.get(ADDRESS_VARIABLE, DEFAULT_ADDRESS),
+        default=default_address(),
         metavar="HOST:PORT[,...]",
         help=f"the service, several to fall back on (default: ${ADDRESS_VARIABLE} or {DEFAULT_ADDRESS})",
     )
     group.add_argument(
-        "--timeout", type=float, default=timeout_s, metavar="SECONDS", help="give up after this (default: %(default)s)"
+        "--timeout", type=float, default=timeout_s, metavar="SECONDS", help=f"{limits} (default: %(default)s)"
     )

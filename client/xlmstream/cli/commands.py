@@ -17,7 +17,8 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 import xlmstream
-from xlmstream.channel import options_with, targets_of
+from xlmstream.blocking_generation import GenerationStream
+from xlmstream.channel import DEFAULT_ADDRESS, options_with, targets_of
 from xlmstream.cli.failures import explain
 from xlmstream.errors import InvalidInput, Unavailable, XlmstreamError
 from xlmstream.failures import FailedCall, from_call
@@ -28,6 +29,7 @@ from xlmstream.sync import Client
 from xlmstream.v1.common_pb2 import Task
 from xlmstream.v1.models_pb2 import Model, ModelState
 
+ADDRESS_VARIABLE = "XLMSTREAM_ADDRESS"
 Item = TypeVar("Item")
 # A person waits: tell after about a second that nothing answers.
 _RETRY = RetryPolicy(max_attempts=5)
@@ -40,7 +42,7 @@ def generate(arguments: argparse.Namespace) -> int:
     with connect(arguments) as client:
         first = list(itertools.islice(prompts, 2))
         if len(first) == 1 and not arguments.json:
-            return _stream(client, first[0], keywords)
+            return stream_text(client.generate_stream(first[0], **keywords), first[0])
         worst = 0
         for batch in _batches(itertools.chain(first, prompts), client.server_info().limits.max_inputs):
             outcomes = client.generate(batch, return_exceptions=True, **keywords)
@@ -54,20 +56,20 @@ def generate(arguments: argparse.Namespace) -> int:
                         print()
                         print(f"xlmstream: {prompt!r}: {message}", file=sys.stderr)
                 elif arguments.json:
-                    print_json({"prompt": prompt, **_generation_json(outcome)})
+                    print_json({"prompt": prompt, **generation_json(outcome)})
                 else:
                     print(f"{_dim(prompt)} {outcome.text}" if sys.stdout.isatty() else outcome.text)
         return worst
 
 
-def _stream(client: Client, prompt: str, keywords: GenerateKeywords) -> int:
+def stream_text(opened: GenerationStream, prompt: str) -> int:
     """Print one text as it grows; for a person also the prompt before it and the figures after it."""
     watched = sys.stdout.isatty()
     if watched:
         print(_dim(prompt), end=" ", flush=True)
     began = time.perf_counter()
     first_s: float | None = None
-    with client.generate_stream(prompt, **keywords) as stream:
+    with opened as stream:
         for text in stream.text_deltas():
             first_s = first_s if first_s is not None else time.perf_counter() - began
             print(text, end="", flush=True)
@@ -94,7 +96,7 @@ def tokenize(arguments: argparse.Namespace) -> int:
                 print()
             places = [f"{token.start}:{token.end}" for token in tokens.tokens]
             # Pieces come last: in some scripts a character is two columns wide, which nothing has to line up with then.
-            _print_table(("ID", "PLACE", "PIECE"), zip(map(str, tokens.ids), places, tokens.pieces, strict=True))
+            print_table(("ID", "PLACE", "PIECE"), zip(map(str, tokens.ids), places, tokens.pieces, strict=True))
     return 0
 
 
@@ -106,7 +108,7 @@ def models(arguments: argparse.Namespace) -> int:
             print_json(MessageToDict(model, preserving_proto_field_name=True))
     elif served:
         heading = ("MODEL", "STATE", "WORKERS", "MAX TOKENS", "DTYPE", "LANGUAGES", "TASKS")
-        _print_table(heading, map(_model_row, served))
+        print_table(heading, map(_model_row, served))
     else:
         print("No model is served yet. Start a worker: xlmstream-worker --broker URL NAME=DIR", file=sys.stderr)
     return 0
@@ -156,6 +158,11 @@ def connect(arguments: argparse.Namespace, retry: RetryPolicy = _RETRY) -> Clien
     return Client(arguments.address.split(","), timeout_s=arguments.timeout, retry=retry)
 
 
+def default_address() -> str:
+    """Where commands go that name no address."""
+    return os.environ.get(ADDRESS_VARIABLE, DEFAULT_ADDRESS)
+
+
 def given_keywords(arguments: argparse.Namespace, known: Iterable[str]) -> dict[str, Any]:
     """The keywords that were set on the command line."""
     return {name: value for name in known if (value := getattr(arguments, name, None)) is not None}
@@ -178,8 +185,10 @@ def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-def _generation_json(generation: Generation) -> dict[str, object]:
-    several = len(generation.candidates) > 1 or any(one.logprobs for one in generation.candidates)
+def generation_json(generation: Generation) -> dict[str, object]:
+    several = len(generation.candidates) > 1 or any(
+        one.logprobs or one.score is not None for one in generation.candidates
+    )
     candidates = [dataclasses.asdict(one) for one in generation.candidates]
     return {
         "text": generation.text,
@@ -207,7 +216,7 @@ def print_json(value: Mapping[str, object]) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
-def _print_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     lines = [heading, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heading))]
     for line in lines:

@@ -7,11 +7,15 @@ from xlmstream.errors import (
     DeadlineExceeded,
     InputTooLong,
     InvalidArgument,
+    JobIdReused,
+    JobNotFound,
+    JobStateConflict,
     ModelNotFound,
     NotFound,
     NoWorker,
     PermissionDenied,
     QueueFull,
+    QuotaExceeded,
     RequestIdReused,
     TaskUnsupported,
     Unauthenticated,
@@ -31,10 +35,22 @@ exit codes:
   2    wrong usage or input, such as an unknown model or a parameter out of range
   3    the service cannot be reached or is too busy
   4    the time limit passed
+  5    the job that was waited for has failed items
+  6    the job that was waited for failed, was cancelled or expired
   130  interrupted
 """
 
-_WRONG = (InvalidArgument, NotFound, TaskUnsupported, RequestIdReused, CursorExpired, Unauthenticated, PermissionDenied)
+_WRONG = (
+    InvalidArgument,
+    NotFound,
+    TaskUnsupported,
+    RequestIdReused,
+    JobIdReused,
+    JobStateConflict,
+    CursorExpired,
+    Unauthenticated,
+    PermissionDenied,
+)
 
 
 def explain(error: XlmstreamError, address: str) -> tuple[int, str]:
@@ -46,7 +62,7 @@ def explain(error: XlmstreamError, address: str) -> tuple[int, str]:
 def _code(error: XlmstreamError) -> int:
     if isinstance(error, _WRONG):
         return WRONG_INPUT
-    if isinstance(error, Unavailable | QueueFull):
+    if isinstance(error, Unavailable | QueueFull | QuotaExceeded):
         return UNREACHABLE
     return TOO_LATE if isinstance(error, DeadlineExceeded) else SERVICE_FAILED
 
@@ -57,6 +73,10 @@ def _hint(error: XlmstreamError, address: str) -> str:
             return "Shorten the text, or let --truncation keep_start or keep_end cut it."
         case ModelNotFound():
             return "See what is served with: xlmstream models"
+        case JobNotFound():
+            return "See which there are with: xlmstream jobs list"
+        case QuotaExceeded():
+            return "Make room with: xlmstream jobs delete JOB"
         case NoWorker():
             return "Start a worker: xlmstream-worker --broker URL NAME=DIR"
         case QueueFull():

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from xlmstream.cli.status_line import bar
+
 # Work that is done sooner needs no line; then one look at the clock for each result is all it costs.
 PATIENCE_S = 0.5
 EVERY_S = 0.1
-BAR_CHARS = 24
 
 
 def lines_of_stdin() -> int | None:
@@ -75,6 +76,5 @@ class Progress:
         if not self._total:
             return f"{self._done} done, {rate:.0f}/s{failures}"
         part = min(1.0, self._done / self._total)  # lines without text count as lines, not as results
-        bar = ("#" * round(part * BAR_CHARS)).ljust(BAR_CHARS, ".")
         left_s = max(0, self._total - self._done) / rate
-        return f"[{bar}] {part:4.0%}  {self._done} of {self._total}, {rate:.0f}/s, {left_s:.0f} s left{failures}"
+        return f"{bar(part)}  {self._done} of {self._total}, {rate:.0f}/s, {left_s:.0f} s left{failures}"

@@ -1,4 +1,4 @@
-"""The commands of the tasks that do not generate: inputs in, one stream to the service, rows or JSON out."""
+"""The commands of all tasks but generation: inputs in, one stream to the service, rows or JSON out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xlmstream.cli.commands import connect, given_keywords, print_json, texts_of
+from xlmstream.cli.commands import connect, generation_json, given_keywords, print_json, texts_of
 from xlmstream.cli.failures import explain
 from xlmstream.cli.progress import Progress, lines_of_stdin
 from xlmstream.errors import InvalidInput
+from xlmstream.messages import Generation
 from xlmstream.results import Answers, Choice, Classification, Embedding, FilledMask, Score, Tagging
 from xlmstream.tasks import TASKS, Choices, Question, TextPair
 
@@ -30,7 +31,7 @@ class Layout:
 
     Attributes:
         inputs: the inputs of a command line.
-        heading: names of the columns.
+        heading: names of the columns; empty where results are plain lines.
         widths: least widths of all columns but the last.
         rows: what is shown of a result, given its input.
     """
@@ -67,7 +68,7 @@ def run(name: str, arguments: argparse.Namespace) -> int:
                 print_json({"input": _input_json(mapped.input), **_result_json(mapped.result)})
             else:
                 rows = layout.rows(mapped.input, mapped.result)
-                _print_rows(layout, rows if headed else [layout.heading, *rows])
+                _print_rows(layout, rows if headed or not layout.heading else [layout.heading, *rows])
                 headed = True
             progress.count(failed=mapped.error is not None)
     return worst
@@ -85,6 +86,8 @@ def _input_json(given: Any) -> Any:
 
 
 def _result_json(result: Any) -> Mapping[str, object]:
+    if isinstance(result, Generation):
+        return generation_json(result)
     if isinstance(result, Embedding):
         tokens = [dataclasses.asdict(token) for token in result.tokens]
         usage, timing = dataclasses.asdict(result.usage), dataclasses.asdict(result.timing)
@@ -160,11 +163,19 @@ def _score_rows(given: str, result: Score) -> list[Row]:
     return [(f"{result.log_probability:.3f}", f"{result.perplexity:.2f}", str(result.scored_tokens), given)]
 
 
+def _translate_rows(given: str, result: Generation) -> list[Row]:
+    """The translation; of several, each behind its score."""
+    if len(result.candidates) == 1:
+        return [(result.text,)]
+    return [(f"{one.score:8.4f}  {one.text}" if one.score is not None else one.text,) for one in result.candidates]
+
+
 def _texts(arguments: argparse.Namespace) -> Iterator[str]:
     return texts_of(arguments.texts)
 
 
 LAYOUTS: Mapping[str, Layout] = {
+    "translate": Layout(_texts, (), (), _translate_rows),
     "embed": Layout(_texts, ("SHAPE", "NUMBERS", "TEXT"), (8, 8 * SHOWN_NUMBERS + 3), _embed_rows),
     "fill_mask": Layout(_texts, ("SCORE", "PLACE", "TEXT"), (6, 9), _fill_rows),
     "classify": Layout(_pairs, ("SCORE", "LABEL", "TEXT"), (6, 12), _classify_rows),

@@ -20,7 +20,8 @@ from xlmstream.channel import DEFAULT_ADDRESS
 from xlmstream.cli.leash import leashed
 from xlmstream.client import AsyncClient
 from xlmstream.retry import RetryPolicy
-from xlmstream.v1.models_pb2 import Model, ModelState
+from xlmstream.v1.common_pb2 import Task
+from xlmstream.v1.models_pb2 import Model, ModelState, TranslationDirection
 
 # The gateway answers a few seconds after its start; the worker takes as long as its models are large.
 _PATIENCE = RetryPolicy(max_attempts=10_000, initial_backoff_s=0.05, max_backoff_s=0.25)
@@ -199,20 +200,48 @@ def _name_of(model: str) -> str:
     return label.partition("@")[0] if separator and "/" not in label else Path(model).resolve().name
 
 
+# What to try with a model, by the first of these that it can do: a command and the same call from Python.
+_FIRST_CALLS = {
+    Task.TASK_GENERATE: ('generate{flags} "In the beginning"', 'generate("In the beginning"{model}).text'),
+    Task.TASK_TRANSLATE: (
+        'translate{flags} --from {direction.source_language} --to {direction.target_language} "A word."',
+        'translate("A word.", source_language="{direction.source_language}", '
+        'target_language="{direction.target_language}"{model}).text',
+    ),
+    Task.TASK_CLASSIFY_SEQUENCE: ('classify{flags} "What a film!"', 'classify("What a film!"{model}).label'),
+    Task.TASK_CLASSIFY_TOKENS: ('tag{flags} "Ada lived in London."', 'tag("Ada lived in London."{model}).entities'),
+    Task.TASK_ANSWER_QUESTION: (
+        'answer{flags} "Who wrote it?" "It was written by Ada."',
+        'answer("Who wrote it?", "It was written by Ada."{model}).text',
+    ),
+    Task.TASK_CHOOSE_MULTIPLE: (
+        'choose{flags} "He opened the door and" "went in." "ate the sky."',
+        'choose("He opened the door and", ["went in.", "ate the sky."]{model}).index',
+    ),
+    Task.TASK_EMBED: ('embed{flags} "A sentence."', 'embed("A sentence."{model})'),
+    Task.TASK_TOKENIZE: ('tokenize{flags} "A sentence."', 'tokenize("A sentence."{model})'),
+}
+
+
 def _announcement(models: Sequence[Model], address: str, after_s: float) -> str:
     names = ", ".join(f"{model.name}@{model.version}" for model in models)
+    first = models[0]
+    direction = next(iter(first.translation_directions), TranslationDirection())
+    task = next((task for task in _FIRST_CALLS if task in first.tasks), Task.TASK_TOKENIZE)  # which every model can do
+    command, call = _FIRST_CALLS[task]
     flags = "" if address == DEFAULT_ADDRESS else f" --address {address}"
-    flags += "" if len(models) == 1 else f" --model {models[0].name}"
-    model = "" if len(models) == 1 else f', model="{models[0].name}"'
+    if len(models) > 1:
+        flags += f" --model {first.name}"
+    model = "" if len(models) == 1 else f', model="{first.name}"'
     return f"""
 Serving {names} on {address} after {after_s:.1f} s. Try, in another terminal:
 
-    xlmstream generate{flags} "In the beginning"
+    xlmstream {command.format(flags=flags, direction=direction)}
 
 or in Python:
 
     from xlmstream import Client
-    print(Client("{address}").generate("In the beginning"{model}).text)
+    print(Client("{address}").{call.format(model=model, direction=direction)})
 
 Ctrl-C stops it.
 """

@@ -9,7 +9,8 @@
             assert server.requests[-1].parameters.max_new_tokens == 5
 
 It makes one token of each word, numbers the events of a stream and resumes it as the service does. It checks no limits:
-what shall go wrong is told by `Failure` answers, `fail`, `break_streams` and `hold`.
+what shall go wrong is told by `Failure` answers, `fail`, `break_streams` and `hold`. Jobs run as they are uploaded,
+unless `hold_jobs` was called.
 """
 
 from xlmstream.testing.script import Answer, Failure

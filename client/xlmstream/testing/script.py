@@ -56,7 +56,7 @@ class Failure:
 
 
 Answer = str | Failure
-"""What follows a prompt: a text, or the error that the prompt meets."""
+"""What follows a prompt or translates a text: a text, or the error that the prompt meets."""
 
 
 class Words:
@@ -89,6 +89,7 @@ def generate(words: Words, prompt: str, answer: str, parameters: GenerationParam
         text="".join(kept),
         token_ids=[words.id_of(piece.strip()) for piece in kept],
         finish_reason=FINISH_REASON_EOS if len(kept) == len(pieces) else FINISH_REASON_LENGTH,
+        score=-1.0 if parameters.num_beams else None,
     )
     usage = Usage(prompt_tokens=len(prompt.split()), completion_tokens=len(kept))
     timing = Timing(queue_us=10, tokenize_us=20, compute_us=100, total_us=130, worker_id="fake", batch_size=1)
@@ -98,6 +99,7 @@ def generate(words: Words, prompt: str, answer: str, parameters: GenerationParam
 def journal(result: GenerateResult, *, execution_id: str, resume_token: str, model: str) -> list[StreamEvent]:
     """The events that stream `result`: Started, one delta a token, CandidateFinished, StreamFinished."""
     candidate = result.candidates[0]
+    score = candidate.score if candidate.HasField("score") else None
     started = Started(
         execution_id=execution_id,
         resume_token=resume_token,
@@ -108,7 +110,7 @@ def journal(result: GenerateResult, *, execution_id: str, resume_token: str, mod
     events = [StreamEvent(started=started)]
     for text, token_id in zip(_pieces(candidate.text), candidate.token_ids, strict=True):
         events.append(StreamEvent(delta=TokenDelta(text=text, token_ids=[token_id])))
-    events.append(StreamEvent(candidate_finished=CandidateFinished(finish_reason=candidate.finish_reason)))
+    events.append(StreamEvent(candidate_finished=CandidateFinished(finish_reason=candidate.finish_reason, score=score)))
     events.append(StreamEvent(finished=StreamFinished(usage=result.usage, timing=result.timing)))
     for number, event in enumerate(events):
         event.first_event, event.event_count = number, 1

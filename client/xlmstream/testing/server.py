@@ -9,10 +9,12 @@ from typing import Self
 
 import grpc
 
+from xlmstream.testing.job_service import JobService
 from xlmstream.testing.script import Answer
 from xlmstream.testing.services import InferenceService, ModelService, ServerService
 from xlmstream.testing.stage import Stage
 from xlmstream.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+from xlmstream.v1.jobs_pb2_grpc import add_JobServiceServicer_to_server
 from xlmstream.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from xlmstream.v1.server_pb2_grpc import add_ServerServiceServicer_to_server
 
@@ -20,10 +22,11 @@ from xlmstream.v1.server_pb2_grpc import add_ServerServiceServicer_to_server
 class FakeServer(Stage):
     """An xlmstream service whose answers you write; use it as a context manager.
 
-    `requests` holds every request received, in order of arrival; `open_streams` counts the streams of generation being
-    served; `window` is the credit that an InferStream begins with; `models` is what the model service lists (call
-    `notify` after a change); `changed` is a condition notified at every request, begin and end of a stream, and change:
-    wait on it, with a timeout, instead of sleeping.
+    `requests` holds every request received, in order of arrival; `open_streams` counts the streams of generation,
+    results and states being served; `window` is the credit that an InferStream begins with; `models` is what the model
+    service lists (call `notify` after a change); `jobs` holds every job by its name, its `info` telling how it stands;
+    `changed` is a condition notified at every request, begin and end of a stream, and change: wait on it, with a
+    timeout, instead of sleeping.
     """
 
     def __init__(
@@ -34,8 +37,9 @@ class FakeServer(Stage):
         port: int = 0,
     ) -> None:
         """
-        answers: what follows each prompt, as a mapping or a function; without it every prompt is repeated. A Failure
-            also meets the inputs of other tasks whose first text is the prompt; their results are made of the input.
+        answers: what follows each prompt and translates each text, as a mapping or a function; without it every one is
+            repeated. A Failure also meets the inputs of other tasks whose first text is the prompt; their results are
+            made of the input.
         coalesce: how many events each stream message joins, taken in turn again and again; 0 stands for a heartbeat.
         port: where to listen; 0 takes a free one.
         """
@@ -50,6 +54,7 @@ class FakeServer(Stage):
         options = [("grpc.so_reuseport", 0), ("grpc.http2.min_ping_interval_without_data_ms", 5_000)]
         self._server = grpc.server(ThreadPoolExecutor(max_workers=64), options=options)
         add_InferenceServiceServicer_to_server(InferenceService(self), self._server)
+        add_JobServiceServicer_to_server(JobService(self), self._server)
         add_ModelServiceServicer_to_server(ModelService(self), self._server)
         add_ServerServiceServicer_to_server(ServerService(self), self._server)
         self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{self._port}')}"

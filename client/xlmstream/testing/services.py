@@ -24,6 +24,13 @@ from xlmstream.v1.models_pb2_grpc import ModelServiceServicer
 from xlmstream.v1.question_answering_pb2 import AnswerQuestionOutput, AnswerQuestionRequest, AnswerQuestionResponse
 from xlmstream.v1.scoring_pb2 import ScoreOutput, ScoreRequest, ScoreResponse
 from xlmstream.v1.server_pb2_grpc import ServerServiceServicer
+from xlmstream.v1.translation_pb2 import (
+    TranslateOutput,
+    TranslateRequest,
+    TranslateResponse,
+    TranslateStreamRequest,
+    TranslateStreamResponse,
+)
 
 
 class InferenceService(InferenceServiceServicer):
@@ -33,17 +40,7 @@ class InferenceService(InferenceServiceServicer):
         self._stage = stage
 
     def Generate(self, request: inference.GenerateRequest, context: grpc.ServicerContext) -> inference.GenerateResponse:
-        self._stage.receive(request, "Generate", context)
-        outputs = []
-        for one in request.inputs:
-            prompt = self._stage.prompt_of(one)
-            answer = self._stage.answer(prompt)
-            if isinstance(answer, Failure):
-                outputs.append(GenerateOutput(error=answer.to_status()))
-            else:
-                result = generate(self._stage.words, prompt, answer, request.parameters)
-                outputs.append(GenerateOutput(result=result))
-        return inference.GenerateResponse(outputs=outputs)
+        return inference.GenerateResponse(outputs=self._outputs("Generate", "generate", request, context))
 
     def GenerateStream(
         self, request: inference.GenerateStreamRequest, context: grpc.ServicerContext
@@ -52,6 +49,17 @@ class InferenceService(InferenceServiceServicer):
         run = self._stage.run(request, context)
         for event in self._stage.follow(run, 0, fault, context):
             yield inference.GenerateStreamResponse(event=event)
+
+    def Translate(self, request: TranslateRequest, context: grpc.ServicerContext) -> TranslateResponse:
+        return TranslateResponse(outputs=self._outputs("Translate", "translate", request, context))
+
+    def TranslateStream(
+        self, request: TranslateStreamRequest, context: grpc.ServicerContext
+    ) -> Iterator[TranslateStreamResponse]:
+        fault = self._stage.receive(request, "TranslateStream", context)
+        run = self._stage.run(request, context)
+        for event in self._stage.follow(run, 0, fault, context):
+            yield TranslateStreamResponse(event=event)
 
     def ResumeStream(
         self, request: inference.ResumeStreamRequest, context: grpc.ServicerContext
@@ -133,7 +141,7 @@ class InferenceService(InferenceServiceServicer):
         output = inference.InferOutput(correlation_id=item.correlation_id)
         branch = item.WhichOneof("task") or ""
         content: Any = getattr(item, branch)
-        outcome = self._perform(branch, content.input, getattr(content, "parameters", None))
+        outcome = perform(self._stage, branch, content.input, getattr(content, "parameters", None))
         getattr(output, "error" if isinstance(outcome, Status) else branch).CopyFrom(outcome)
         return output
 
@@ -143,25 +151,24 @@ class InferenceService(InferenceServiceServicer):
         kind = OUTPUTS[branch]
         return [
             kind(error=outcome) if isinstance(outcome, Status) else kind(result=outcome)
-            for outcome in (self._perform(branch, given, parameters) for given in request.inputs)
+            for outcome in (perform(self._stage, branch, given, parameters) for given in request.inputs)
         ]
 
-    def _perform(self, branch: str, given: Any, parameters: Any) -> Any:
-        """The result of one input, or the Status that the script has for it."""
-        if branch == "generate":
-            prompt = self._stage.prompt_of(given)
-            answer = self._stage.answer(prompt)
-            if isinstance(answer, Failure):
-                return answer.to_status()
-            return generate(self._stage.words, prompt, answer, parameters)
-        text = text_of(given)
-        failure = self._stage.failure_of(text)
-        return (
-            failure.to_status() if failure else with_cost(PERFORM[branch](self._stage.words, given, parameters), text)
-        )
+
+def perform(stage: Stage, branch: str, given: Any, parameters: Any) -> Any:
+    """The result of one input, or the Status that the script has for it."""
+    if branch in ("generate", "translate"):
+        prompt = stage.prompt_of(given)
+        answer = stage.answer(prompt)
+        return answer.to_status() if isinstance(answer, Failure) else generate(stage.words, prompt, answer, parameters)
+    text = text_of(given)
+    failure = stage.failure_of(text)
+    return failure.to_status() if failure else with_cost(PERFORM[branch](stage.words, given, parameters), text)
 
 
 OUTPUTS: Mapping[str, Any] = {
+    "generate": GenerateOutput,
+    "translate": TranslateOutput,
     "embed": EmbedOutput,
     "fill_mask": FillMaskOutput,
     "classify_sequence": classification.ClassifySequenceOutput,

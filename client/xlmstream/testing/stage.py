@@ -7,18 +7,22 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Never
+from typing import Never, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
 from xlmstream.failures import DETAILS_KEY
+from xlmstream.testing.jobs import FakeJob
 from xlmstream.testing.script import Answer, Failure, Words, coalesced, generate, journal
 from xlmstream.testing.tasks import EMBEDDING_SIZE, LABELS, MASK_TOKEN
 from xlmstream.v1 import inference_pb2 as inference
 from xlmstream.v1 import models_pb2 as models
 from xlmstream.v1.common_pb2 import Task, TextInput
 from xlmstream.v1.generation_pb2 import StreamEvent
+from xlmstream.v1.translation_pb2 import TranslateStreamRequest
+
+StreamMessage = TypeVar("StreamMessage")
 
 
 def fake_model(name: str = "fake", version: str = "1") -> models.Model:
@@ -60,9 +64,9 @@ class Fault:
 
 @dataclass
 class Run:
-    """One streamed generation, kept for whoever joins or resumes it."""
+    """One streamed generation or translation, kept for whoever joins or resumes it."""
 
-    request: inference.GenerateStreamRequest
+    request: inference.GenerateStreamRequest | TranslateStreamRequest
     execution_id: str
     resume_token: str
     events: list[StreamEvent]
@@ -85,6 +89,9 @@ class Stage:
         self._runs: list[Run] = []
         self._faults: deque[Fault] = deque()
         self._hold_after: int | None = None
+        self.jobs: dict[str, FakeJob] = {}
+        self.job_ids: dict[str, str] = {}
+        self.jobs_held = False
 
     def fail(self, failure: Failure, *, method: str = "", after_messages: int = 0) -> None:
         """Let the next call of `method` ("Generate", "ResumeStream", ...; empty: any) fail; later calls take the next.
@@ -110,6 +117,19 @@ class Stage:
             self._hold_after = None
             self.changed.notify_all()
 
+    def hold_jobs(self) -> None:
+        """Let the items of jobs wait, until `release_jobs`."""
+        with self.changed:
+            self.jobs_held = True
+
+    def release_jobs(self) -> None:
+        """Let the items of jobs run, those that wait and those that come."""
+        with self.changed:
+            self.jobs_held = False
+            for job in self.jobs.values():
+                job.run()
+            self.changed.notify_all()
+
     def notify(self) -> None:
         """Tell watchers what `models` has become."""
         with self.changed:
@@ -123,16 +143,20 @@ class Stage:
 
     def receive(self, request: Message, method: str, context: grpc.ServicerContext) -> Fault | None:
         """Note a request. Fails it where that is due now; returns a fault that is due later."""
+        due = self.fault_of(request, method)
+        if due is not None and due.after_messages == 0:
+            abort(context, due.failure)
+        return due
+
+    def fault_of(self, request: Message, method: str) -> Fault | None:
+        """Note a request; returns the fault that its call shall meet."""
         with self.changed:
             self.requests.append(request)
             self.changed.notify_all()
             due = next((one for one in self._faults if method.endswith(one.method)), None)
-            if due is None:
-                return None
-            self._faults.remove(due)
-        if due.after_messages == 0:
-            abort(context, due.failure)
-        return due
+            if due is not None:
+                self._faults.remove(due)
+            return due
 
     def answer(self, prompt: str) -> Answer:
         if self._answers is None:
@@ -151,7 +175,9 @@ class Stage:
     def prompt_of(self, prompt: TextInput) -> str:
         return prompt.text if prompt.HasField("text") else self.words.text(prompt.token_ids.ids)
 
-    def run(self, request: inference.GenerateStreamRequest, context: grpc.ServicerContext) -> Run:
+    def run(
+        self, request: inference.GenerateStreamRequest | TranslateStreamRequest, context: grpc.ServicerContext
+    ) -> Run:
         """The run that a request begins or joins."""
         with self.changed:
             for run in self._runs:
@@ -186,17 +212,21 @@ class Stage:
     ) -> Iterator[StreamEvent]:
         """The messages of a run from `next_event` on, with whatever the script lets go wrong."""
         context.send_initial_metadata((("x-execution-id", run.execution_id),))
+        yield from self.stream(self._paced(run, next_event, context), fault, context)
+
+    def stream(
+        self, messages: Iterator[StreamMessage], fault: Fault | None, context: grpc.ServicerContext
+    ) -> Iterator[StreamMessage]:
+        """The messages of a stream that is counted as open, up to the fault that is due."""
         if not context.add_callback(self.notify):
             return
         with self.changed:
             self.open_streams += 1
             self.changed.notify_all()
         try:
-            for sent, message in enumerate(coalesced(run.events[next_event:], self._sizes)):
-                self._pause(run, sent, context)
+            for sent, message in enumerate(messages):
                 if fault is not None and sent == fault.after_messages:
                     break
-                run.finished = run.finished or message.HasField("finished")
                 yield message
             if fault is not None:
                 abort(context, fault.failure)
@@ -204,6 +234,12 @@ class Stage:
             with self.changed:
                 self.open_streams -= 1
                 self.changed.notify_all()
+
+    def _paced(self, run: Run, next_event: int, context: grpc.ServicerContext) -> Iterator[StreamEvent]:
+        for sent, message in enumerate(coalesced(run.events[next_event:], self._sizes)):
+            self._pause(run, sent, context)
+            run.finished = run.finished or message.HasField("finished")
+            yield message
 
     def _pause(self, run: Run, sent: int, context: grpc.ServicerContext) -> None:
         with self.changed:
