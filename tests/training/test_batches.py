@@ -132,6 +132,23 @@ def test_ranking_pairs_are_translations_in_one_direction(toy_corpus: dict[str, A
     )
 
 
+def test_neighbouring_rows_share_a_ranking_batch_and_all_rows_take_part() -> None:
+    rows, run, size = 96, 4, 8
+    corpus = {lang: Sentences.of([[100 + row] for row in range(rows)]) for lang in IDS}
+    batches = RankingBatches(corpus, IDS, 32, size, seed=2, neighbours=run)
+    seen: set[int] = set()
+    for plan in batches.plan(np.random.default_rng(1)):
+        places = [item.row for item in plan.items]
+        assert len({(item.left, item.right) for item in plan.items}) == 1
+        for start in range(0, size, run):
+            assert places[start : start + run] == list(range(places[start], places[start] + run))
+            assert places[start] % run == 0
+        seen.update(places)
+    # What does not fill a batch of its direction is left out: less than one batch for each of the six.
+    assert len(seen) > rows - 6 * size
+    assert equal(batches[1].left, RankingBatches(corpus, IDS, 32, size, seed=2, neighbours=run)[1].left)
+
+
 def test_languages_missing_from_a_row_are_passed_over() -> None:
     corpus = {"en": Sentences.of([[20, 21], [22], [23]]), "fr": Sentences.of([[30], [], [31, 32]])}
     batches = MaskedBatches(corpus, {"en": 0, "fr": 1}, 16, 64, 40, seed=1, pairs=True)

@@ -32,6 +32,10 @@ warmup_steps = 2
     [
         ("[objectives.clm]\nbatch_tokens = 128", ["| valid, verses in sequence, per token |", "English, no prompt:"]),
         ("[objectives.mlm]\nbatch_tokens = 128\n[objectives.ranking]\nbatch_pairs = 8", ["fill-mask", "| en | "]),
+        (
+            "[objectives.translation]\nbatch_tokens = 128",
+            ["| BLEU, 4 beams |", "| chrF, greedy |", "German to English:"],
+        ),
     ],
 )
 def test_one_command_trains_and_another_measures(
@@ -50,6 +54,14 @@ def test_one_command_trains_and_another_measures(
     capsys.readouterr()
     assert main(["card", str(run / "model"), str(toy_file)]) == 0
     assert capsys.readouterr().out.rstrip() == card.rstrip()
+    causal = "clm" in objectives
+    assert main(["samples", str(run / "model")]) == (0 if causal else 2)
+    told = capsys.readouterr()
+    assert told.out.rstrip() in card if causal else "continues no text" in told.err
+    again = tmp_path / "again"
+    assert main([*command[:3], "--run", str(again), "--init", str(run / "model"), "--minutes", "0.0001"]) == 0
+    vocabularies = [XLMTokenizer.from_pretrained(each).get_vocab() for each in (again / "tokenizer", run / "model")]
+    assert vocabularies[0] == vocabularies[1]
 
 
 def test_a_vocabulary_alone(toy_file: Path, tmp_path: Path) -> None:

@@ -6,16 +6,17 @@ from torch.nn import functional as F
 from xlmstream_worker.training.lm_loss import CHUNK_ROWS, lm_loss
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
 @pytest.mark.parametrize("rows", [1, 7, CHUNK_ROWS + 3])
-def test_value_and_gradients_equal_the_plain_computation(rows: int) -> None:
+def test_value_and_gradients_equal_the_plain_computation(rows: int, smoothing: float) -> None:
     torch.manual_seed(0)
     tensors = [torch.randn(rows, 8), torch.randn(50, 8), torch.randn(50)]
     targets = torch.randint(0, 50, (rows,))
     ours = [tensor.clone().requires_grad_() for tensor in tensors]
     plain = [tensor.clone().requires_grad_() for tensor in tensors]
     # The factor checks that the incoming gradient is used.
-    loss = 3 * lm_loss(*ours, targets, torch.float32)
-    expected = 3 * F.cross_entropy(F.linear(*plain), targets)
+    loss = 3 * lm_loss(*ours, targets, torch.float32, smoothing)
+    expected = 3 * F.cross_entropy(F.linear(*plain), targets, label_smoothing=smoothing)
     loss.backward()
     expected.backward()
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)

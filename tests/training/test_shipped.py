@@ -1,15 +1,25 @@
 """The models in the package: small, complete, loadable, and better than chance."""
 
+import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import xlmstream_worker
 from xlmstream_worker.training.export import read_training
+from xlmstream_worker.training.measure import embed, retrieval_accuracy
 from xlmstream_worker.training.models import CLASSES
-from xlmstream_worker.xlm import XLMConfig, XLMForSequenceClassification, XLMTokenizer, XLMWithLMHeadModel
+from xlmstream_worker.xlm import (
+    XLMConfig,
+    XLMForSequenceClassification,
+    XLMForTokenClassification,
+    XLMTokenizer,
+    XLMWithLMHeadModel,
+)
 
 DEMO = Path(xlmstream_worker.__file__).parent / "demo"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 MODELS = sorted(path.name for path in DEMO.iterdir() if path.is_dir())
 SENTENCES = {
     "de": "Und der HERR redete mit Mose und sprach:",
@@ -63,3 +73,34 @@ def test_the_language_model_knows_its_languages() -> None:
         for lang, text in SENTENCES.items()
     }
     assert guesses == {lang: lang for lang in SENTENCES}
+
+
+def test_the_masked_model_brings_translations_together() -> None:
+    directory = DEMO / "xlm-mlm-demo"
+    model, tokenizer = XLMWithLMHeadModel.from_pretrained(directory), XLMTokenizer.from_pretrained(directory)
+    vectors = {
+        lang: embed(
+            model,
+            [np.array(tokenizer.encode(text, add_special_tokens=False, lang=lang), dtype=np.int32) for text in texts],
+        )
+        for lang, texts in runpy.run_path(str(EXAMPLES / "sentences.py"))["SENTENCES"].items()
+    }
+    for lang in ("fr", "de", "es"):
+        assert retrieval_accuracy(vectors["en"], vectors[lang]) > 0.9
+        assert retrieval_accuracy(vectors[lang], vectors["en"]) > 0.9
+
+
+def test_the_entity_model_tells_who_from_where() -> None:
+    directory = DEMO / "xlm-entities-demo"
+    model, tokenizer = XLMForTokenClassification.from_pretrained(directory), XLMTokenizer.from_pretrained(directory)
+    ids = tokenizer.encode("Moses went up to Egypt with forty men.", lang="en")
+    inputs = torch.tensor([ids])
+    labels = model(inputs, langs=torch.full_like(inputs, model.config.lang2id["en"])).logits[0].argmax(-1).tolist()
+    found = {
+        piece: model.config.id2label[label]
+        for piece, label in zip(tokenizer.convert_ids_to_tokens(ids), labels, strict=True)
+    }
+    assert found["Moses</w>"] == "PERSON"
+    assert found["Egypt</w>"] == "PLACE"
+    assert found["for"] == "NUMBER"  # of forty
+    assert found["went</w>"] == "O"

@@ -12,14 +12,14 @@ from xlmstream_worker.training.optimizer import build_optimizers
 from xlmstream_worker.training.pipeline import run_recipe
 from xlmstream_worker.training.recipe import Recipe
 from xlmstream_worker.training.trainer import Sitting, read_log
-from xlmstream_worker.xlm import XLMWithLMHeadModel
+from xlmstream_worker.xlm import XLMTokenizer, XLMWithLMHeadModel
 
 MakeRecipe = Callable[..., Recipe]
 SCHEDULE = {"steps": 60, "warmup_steps": 5, "peak_lr": 1e-2}
 
 
 def weights(run: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
-    model = new_model(recipe, 420)
+    model = new_model(recipe, XLMTokenizer.from_pretrained(run / "tokenizer"))
     load_state(run, model, build_optimizers(model, recipe.schedule))
     return model.state_dict()
 
@@ -31,6 +31,7 @@ def weights(run: Path, recipe: Recipe) -> dict[str, torch.Tensor]:
         ({"mlm": {"batch_tokens": 512}}, "mlm", 0.9),
         ({"tlm": {"batch_tokens": 512}}, "tlm", 0.9),
         ({"ranking": {"batch_pairs": 24}}, "ranking", 0.7),
+        ({"translation": {"batch_tokens": 512, "smoothing": 0.1}}, "translation", 0.8),
     ],
 )
 def test_the_loss_of_each_objective_falls(
@@ -48,7 +49,14 @@ def test_the_loss_of_each_objective_falls(
     assert progress.best_loss == pytest.approx(min(held_out))
 
 
-@pytest.mark.parametrize("objectives", [{"clm": {"batch_tokens": 128}}, {"mlm": {"batch_tokens": 256}, "tlm": {}}])
+@pytest.mark.parametrize(
+    "objectives",
+    [
+        {"clm": {"batch_tokens": 128}},
+        {"mlm": {"batch_tokens": 256}, "tlm": {}},
+        {"translation": {"batch_tokens": 256, "smoothing": 0.1}},
+    ],
+)
 def test_resuming_continues_bit_for_bit(
     toy_file: Path, tmp_path: Path, make_recipe: MakeRecipe, objectives: dict[str, object]
 ) -> None:
@@ -78,11 +86,13 @@ def test_a_crash_while_a_checkpoint_takes_its_place_loses_nothing(
     assert run_recipe(recipe, [toy_file], tmp_path, Sitting(until=6)).step == 6
 
 
-def test_a_run_starts_from_the_weights_it_is_given(toy_file: Path, tmp_path: Path, make_recipe: MakeRecipe) -> None:
+def test_a_run_starts_from_the_weights_it_is_given(
+    toy_file: Path, tmp_path: Path, make_recipe: MakeRecipe, toy_tokenizer: XLMTokenizer
+) -> None:
     recipe = make_recipe()
     run_recipe(recipe, [toy_file], tmp_path, Sitting(until=20))
     body = XLMWithLMHeadModel.from_pretrained(tmp_path / "best")
-    started = new_model(make_recipe(init=str(tmp_path / "best"), objectives={"mlm": {}}), 420)
+    started = new_model(make_recipe(init=str(tmp_path / "best"), objectives={"mlm": {}}), toy_tokenizer)
     assert not started.config.causal
     assert torch.equal(started.transformer.embeddings.weight, body.transformer.embeddings.weight)
 

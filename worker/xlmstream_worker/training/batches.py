@@ -186,10 +186,12 @@ def _causal_batch(rows: Sequence[Sequence[int]], lang_id: int) -> Batch:
     return Batch(ids=padded, targets=targets, langs=torch.full_like(padded, lang_id), mask=mask)
 
 
-def group_by_length(lengths: npt.NDArray[np.int64], batch_tokens: int, rng: np.random.Generator) -> list[list[int]]:
+def group_by_length(
+    lengths: npt.NDArray[np.int64], batch_tokens: int, rng: np.random.Generator, jitter: float = LENGTH_JITTER
+) -> list[list[int]]:
     """Indices of sequences in groups of about equal length, each of at most `batch_tokens` with its padding (or of one
-    sequence), in random order."""
-    order = np.argsort(lengths * rng.uniform(1 - LENGTH_JITTER, 1 + LENGTH_JITTER, len(lengths)))
+    sequence), in random order. Lengths are sorted after a random change of up to the share `jitter`."""
+    order = np.argsort(lengths * rng.uniform(1 - jitter, 1 + jitter, len(lengths)))
     groups: list[list[int]] = []
     longest = 0
     for index in order.tolist():

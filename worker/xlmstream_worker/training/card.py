@@ -7,13 +7,22 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from xlmstream_worker.xlm import XLMConfig
+from xlmstream_worker.xlm import XLMConfig, XLMEncoderDecoderConfig
 from xlmstream_worker.xlm.checkpoint import read_weights
 
 from .checkpoint import Stage
 from .export import Training, read_training
-from .figures import NAMES, causal_figures, language_figures, masked_figures, tag_figures
-from .recipe import Recipe
+from .figures import (
+    NAMES,
+    answer_figures,
+    causal_figures,
+    entity_figures,
+    language_figures,
+    masked_figures,
+    tag_figures,
+)
+from .recipe import Objective, Recipe
+from .translation_figures import translation_figures
 
 WIDTH = 118
 VERSES = """\
@@ -30,6 +39,17 @@ TREEBANKS = """\
 Trained on a part of the PUD treebanks of [Universal Dependencies](https://universaldependencies.org), CC BY-SA 3.0;
 these weights are under the same licence. The body's first layers come from `xlm-mlm-demo`; see its card for its texts.
 """
+RULES = """\
+The labels are made by rules, not by people: DIVINE and NUMBER are short lists of words; a name is a word that is always
+capitalised inside sentences (in German: and that resembles a name of the other translations); whether it is a PERSON, a
+PLACE or a PEOPLE follows from the words around it in English (`land of`, `son of`, `said`), for all its occurrences
+alike, and is carried over to its translations. Judah, the man, is a PLACE here.
+"""
+TEMPLATES = """\
+The questions are made from the verses by templates, in all four languages: who did what the verse says, to whom
+somebody spoke, whose son, where to, king of what, how many. They repeat the words of the verse; the context is that
+verse and up to four around it. The body's first layers come from `xlm-mlm-demo`; see its card for its texts.
+"""
 OURS = """\
 The weights are under the licence of this package, Apache-2.0. The texts are not part of it; `xlmstream-train corpora`
 says where they come from.
@@ -37,15 +57,29 @@ says where they come from.
 PURPOSES = {
     "causal": "continues text",
     "masked": "fills gaps and embeds sentences",
+    "translation": "translates",
     "language": "says which language a text is in",
     "tags": "tags words with their parts of speech",
+    "entities": "marks names and numbers",
+    "answers": "finds the answer to a question in a text",
 }
-FIGURES = {"causal": causal_figures, "masked": masked_figures, "language": language_figures, "tags": tag_figures}
+FIGURES = {
+    "causal": causal_figures,
+    "masked": masked_figures,
+    "translation": translation_figures,
+    "language": language_figures,
+    "tags": tag_figures,
+    "entities": entity_figures,
+    "answers": answer_figures,
+}
 SOURCES = {
     "causal": (VERSES, PAIRS_FOR_VOCABULARY, OURS),
     "masked": (VERSES, PAIRS, OURS),
+    "translation": (VERSES, PAIRS, OURS),
     "language": (VERSES, PAIRS, OURS),
     "tags": (TREEBANKS,),
+    "entities": (VERSES, RULES, OURS),
+    "answers": (VERSES, TEMPLATES, OURS),
 }
 
 
@@ -71,35 +105,52 @@ def make_card(directory: Path, files: Sequence[Path]) -> str:
 
 
 def _kind(recipe: Recipe) -> str:
+    if recipe.translates:
+        return "translation"
     return recipe.head or ("causal" if recipe.causal else "masked")
 
 
 def _head(training: Training, directory: Path) -> str:
-    recipe, config = training.recipe, XLMConfig.from_pretrained(directory)
+    recipe = training.recipe
+    if recipe.translates:
+        config, sides = XLMEncoderDecoderConfig.from_pretrained(directory).decoder, "an encoder and a decoder, each of "
+    else:
+        config, sides = XLMConfig.from_pretrained(directory), ""
     millions = sum(tensor.numel() for tensor in read_weights(directory).values()) / 1e6
     languages = ", ".join(NAMES.get(lang, lang) for lang in sorted(recipe.languages))
     layers = "1 layer" if config.n_layers == 1 else f"{config.n_layers} layers"
     about = f"""A small XLM that {PURPOSES[_kind(recipe)]}, in {languages}: something real to try the service with.
-        It has {layers} of width {config.emb_dim}, {config.n_heads} heads, {config.max_position_embeddings} positions
-        and {config.vocab_size:,} cased byte pairs: {millions:.1f} M parameters, stored in fp16. It was trained as XLM
-        was, on `</s> X </s>`, and is served so (`xlmstream.json`). It knows the prose of a few old books and little
-        else: no facts, few modern words, no judgement."""
+        It has {sides}{layers} of width {config.emb_dim}, {config.n_heads} heads, {config.max_position_embeddings}
+        positions and {config.vocab_size:,} cased byte pairs: {millions:.1f} M parameters, stored in fp16. It was
+        trained as XLM was, on `</s> X </s>`, and is served so (`xlmstream.json`). It knows the prose of a few old
+        books and little else: no facts, few modern words, no judgement."""
     return f"# {recipe.name}\n\n{_filled(about)}"
 
 
 def _recipe(training: Training) -> str:
+    parts = [_way(training)]
+    while training.before:
+        training = training.before
+        parts.insert(0, _way(training))
+    steps = parts if len(parts) == 1 else [f"{number}. {part}" for number, part in enumerate(parts, start=1)]
+    return f"## Recipe\n\n{chr(10).join(map(_filled, steps))}\n![losses over the steps](curve.svg)\n"
+
+
+def _way(training: Training) -> str:
+    """One training, in words."""
     recipe, progress = training.recipe, training.progress
     schedule = recipe.schedule
-    objectives = ", ".join(_objective(name, entry.weight, entry.every) for name, entry in recipe.objectives.items())
+    objectives = ", ".join(_objective(name, entry) for name, entry in recipe.objectives.items())
     start = f", from the weights of `{Path(recipe.init).name}`" if recipe.init else ""
+    if recipe.init_decoder:
+        start += f" (encoder) and `{Path(recipe.init_decoder).name}` (decoder; see its card)"
     text = f"""Objectives: {objectives}{start}. {progress.step:,} steps, {progress.tokens / 1e6:.1f} M tokens, in
         {progress.seconds / 60:,.0f} min in the background of two busy CPU cores. Muon for the layers' matrices and
         AdamW for the rest, peak learning rate {schedule.peak_lr:g} after {schedule.warmup_steps} steps of warm-up,
         held for {schedule.hold:.0%} of the steps after it, then a cosine to zero; dropout
         {recipe.architecture.dropout:g}, seed {recipe.seed}. Kept: the weights with the lowest validation loss (step
         {progress.best_step:,}). The whole recipe is in `training.json`."""
-    text += _changes(training)
-    return f"## Recipe\n\n{_filled(text)}\n![losses over the steps](curve.svg)\n"
+    return text + _changes(training)
 
 
 def _changes(training: Training) -> str:
@@ -111,7 +162,7 @@ def _changes(training: Training) -> str:
 
 
 def _stage(stage: Stage) -> str:
-    objectives = ", ".join(_objective(name, entry.weight, entry.every) for name, entry in stage.objectives.items())
+    objectives = ", ".join(_objective(name, entry) for name, entry in stage.objectives.items())
     return f"{objectives}, a schedule of {stage.schedule.steps:,} steps"
 
 
@@ -119,17 +170,21 @@ def _filled(text: str) -> str:
     return textwrap.fill(" ".join(text.split()), WIDTH, break_on_hyphens=False) + "\n"
 
 
-def _objective(name: str, weight: float, every: int) -> str:
+def _objective(name: str, entry: Objective) -> str:
     title = name.upper() if name in ("clm", "mlm", "tlm") else {"ranking": "translation ranking"}.get(name, name)
-    often = f" in one step of {every}" if every > 1 else ""
-    return f"{title}{often}" if weight == 1 else f"{title} (weight {weight:g}){often}"
+    if name == "ranking":
+        title += f" of {entry.batch_pairs} pairs"
+    if entry.smoothing:
+        title += f" with label smoothing {entry.smoothing:g}"
+    if entry.neighbours > 1:
+        title += f", {entry.neighbours} neighbours together"
+    often = f" in one step of {entry.every}" if entry.every > 1 else ""
+    return f"{title}{often}" if entry.weight == 1 else f"{title} (weight {entry.weight:g}){often}"
 
 
 def _reproduce(training: Training, files: Sequence[Path]) -> str:
     names = " ".join(path.name for path in files)
-    return f"""\
-## Recompute
-
-`xlmstream-train card MODEL {names}` measures every figure and draws every sample above again;
-`xlmstream-train run {training.recipe.name} ... --run RUN` trains such a model.
-"""
+    more = "; `--init MODEL` goes on from the weights of the one before" if training.before else ""
+    text = f"""`xlmstream-train card MODEL {names}` measures every figure and draws every sample above again.
+        `xlmstream-train run RECIPE ... --run RUN` trains such a model; recipes are in `training.json`{more}."""
+    return f"## Recompute\n\n{_filled(text)}"

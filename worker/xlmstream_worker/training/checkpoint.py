@@ -11,8 +11,10 @@ A checkpoint is written beside the old one and then takes its place: a crash lea
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -88,14 +90,22 @@ def note_stage(run: Path, step: int, recipe: Recipe) -> None:
     fresh = Stage(step, recipe.schedule, recipe.objectives)
     if not stages or dataclasses.replace(stages[-1], from_step=step) != fresh:
         stages.append(fresh)
-    document = [dataclasses.asdict(stage) for stage in stages]
-    (run / STAGES).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    (run / STAGES).write_text(json.dumps(stages_document(stages), indent=2) + "\n", encoding="utf-8")
 
 
 def read_stages(run: Path) -> list[Stage]:
     """The stages of a run (or of an exported model), in their order."""
     path = run / STAGES
-    entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return stages_of(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else [])
+
+
+def stages_document(stages: Sequence[Stage]) -> list[dict[str, object]]:
+    """Plain values for a JSON file."""
+    return [dataclasses.asdict(stage) for stage in stages]
+
+
+def stages_of(entries: Sequence[dict[str, Any]]) -> list[Stage]:
+    """The inverse of `stages_document`."""
     return [
         Stage(
             entry["from_step"],

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 
-from xlmstream_worker.xlm import XLMError
+from xlmstream_worker.xlm import XLMConfig, XLMError
 
 from .card import make_card, write_card
 from .corpora import HOW_TO_GET_THEM
 from .corpus import CorpusError
 from .export import export_model
+from .figures import samples_of
 from .pipeline import learn_tokenizer, run_recipe
 from .progress import shown_progress
 from .recipe import Recipe, RecipeError, load_recipe, preset_names
@@ -49,7 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("files", nargs="+", type=Path, help="the corpus; see `xlmstream-train corpora`")
     run.add_argument("--run", required=True, type=Path, help="directory of this run; one that has begun is resumed")
     run.add_argument("--tokenizer", type=Path, help="use the vocabulary of this directory instead of learning one")
-    run.add_argument("--init", type=Path, help="start from the weights of this model instead of fresh ones")
+    run.add_argument("--init", type=Path, help="start from the weights (and by default the vocabulary) of this model")
+    run.add_argument(
+        "--init-decoder",
+        type=Path,
+        help="start a translation model's decoder from this causal model; --init: its encoder",
+    )
     run.add_argument("--steps", type=int, help="train this many steps instead of the recipe's")
     run.add_argument("--hold", type=float, help="share of the steps at the peak learning rate instead of the recipe's")
     run.add_argument("--seed", type=int, help="instead of the recipe's")
@@ -78,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("--write", action="store_true", help="also write it to MODEL/README.md")
     card.set_defaults(command=_card)
 
+    samples = commands.add_parser("samples", help="draw the samples of a causal model's card: the first five, seeded")
+    samples.add_argument("model", type=Path)
+    samples.set_defaults(command=_samples)
+
     corpora = commands.add_parser("corpora", help="say what text the trainer reads and where the demo's comes from")
     corpora.set_defaults(command=lambda options: print(HOW_TO_GET_THEM))
     return parser
@@ -97,12 +107,19 @@ def _run(options: argparse.Namespace) -> None:
             interrupted=interrupted,
             report=report,
         )
-        progress = run_recipe(recipe, options.files, options.run, sitting, options.tokenizer)
+        progress = run_recipe(recipe, options.files, options.run, sitting, _vocabulary_of(options))
     if progress.step < recipe.schedule.steps:
         print(f"stopped at step {progress.step} of {recipe.schedule.steps}; the same command continues")
         return
     export_model(options.run, options.run / "model")
     print(f"{options.run / 'model'}: loss {progress.best_loss:.3f} at step {progress.best_step}")
+
+
+def _vocabulary_of(options: argparse.Namespace) -> Path | None:
+    """Where a new run takes its vocabulary from. Bare weights, as in RUN/best, have none beside them."""
+    beside = options.init is not None and (options.init / "vocab.json").is_file()
+    source: Path | None = options.tokenizer or (options.init if beside else None)
+    return source
 
 
 @contextmanager
@@ -122,14 +139,21 @@ def _changed(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     changes: dict[str, object] = {"schedule": dataclasses.replace(recipe.schedule, **schedule)}
     if options.seed is not None:
         changes["seed"] = options.seed
-    if options.init is not None:
-        changes["init"] = str(options.init)
+    changes |= {
+        name: str(getattr(options, name)) for name in ("init", "init_decoder") if getattr(options, name) is not None
+    }
     return dataclasses.replace(recipe, **changes)  # type: ignore[arg-type]  # names checked by argparse
 
 
 def _vocabulary(options: argparse.Namespace) -> None:
     tokenizer = learn_tokenizer(load_recipe(options.recipe), options.files, options.out)
     print(f"{options.out}: {len(tokenizer.encoder)} tokens")
+
+
+def _samples(options: argparse.Namespace) -> None:
+    if not XLMConfig.from_pretrained(options.model).causal:
+        raise UsageError(f"{options.model} continues no text: it has no samples")
+    print(samples_of(options.model))
 
 
 def _card(options: argparse.Namespace) -> None:

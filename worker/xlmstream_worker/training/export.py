@@ -5,28 +5,35 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from xlmstream_worker.xlm import XLMTokenizer
+from xlmstream_worker.xlm import XLMEncoderDecoder, XLMTokenizer
 from xlmstream_worker.xlm.head import XLMModelWithHead
 
-from .checkpoint import STAGES, STATE, Progress, Stage, read_stages
+from .checkpoint import STAGES, STATE, Progress, Stage, read_stages, stages_document, stages_of
 from .curve import write_curve
-from .models import BASE_LANGUAGE, CLASSES
+from .labelled_batches import BASE_LANGUAGE
+from .models import model_class
 from .pipeline import run_of
 from .recipe import Recipe, recipe_from, to_document
 
+TRAINING = "training.json"
 UNTRAINED_BEGIN_ID = 0
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a shipped model came about: `training.json` and `stages.json` beside the weights."""
+    """How a shipped model came about: `training.json` and `stages.json` beside the weights.
+
+    `before`: the same of the weights it started from, where these were an exported model.
+    """
 
     recipe: Recipe
     progress: Progress
     stages: list[Stage]
+    before: "Training | None" = None
 
 
 def export_model(run: Path, directory: Path) -> None:
@@ -36,27 +43,45 @@ def export_model(run: Path, directory: Path) -> None:
     as that vector, then change nothing.
     """
     recipe = run_of(run)
-    model = CLASSES[recipe.head].from_pretrained(run / "best")
-    assert isinstance(model, XLMModelWithHead)
+    model = model_class(recipe).from_pretrained(run / "best")
+    assert isinstance(model, XLMModelWithHead | XLMEncoderDecoder)
+    bodies = (model.transformer,) if isinstance(model, XLMModelWithHead) else (model.encoder, model.decoder)
     with torch.no_grad():
-        model.transformer.embeddings.weight[UNTRAINED_BEGIN_ID] = 0
+        for body in bodies:
+            body.embeddings.weight[UNTRAINED_BEGIN_ID] = 0
     directory.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(directory)
     XLMTokenizer.from_pretrained(run / "tokenizer").save_pretrained(directory)
     serving = {"input_format": "original"}
-    if not recipe.head:
+    if recipe.states_languages:
         serving["default_language"] = BASE_LANGUAGE if BASE_LANGUAGE in recipe.languages else min(recipe.languages)
     _write_json(directory / "xlmstream.json", serving)
     write_curve(run, directory / "curve.svg", recipe.name)
     shutil.copy(run / STAGES, directory / STAGES)
     progress = json.loads((run / STATE / "state.json").read_text(encoding="utf-8"))
-    _write_json(directory / "training.json", {"recipe": to_document(recipe), "progress": progress})
+    origins = {name: Path(getattr(recipe, name)).name for name in ("init", "init_decoder")}
+    notes: dict[str, object] = {"recipe": to_document(recipe) | origins, "progress": progress}
+    if recipe.init and (Path(recipe.init) / TRAINING).is_file():
+        notes["before"] = json.loads((Path(recipe.init) / TRAINING).read_text(encoding="utf-8")) | {
+            "stages": stages_document(read_stages(Path(recipe.init)))
+        }
+    _write_json(directory / TRAINING, notes)
 
 
 def read_training(directory: Path) -> Training:
     """What `export_model` noted of the training."""
-    values = json.loads((directory / "training.json").read_text(encoding="utf-8"))
-    return Training(recipe_from(values["recipe"]), Progress(**values["progress"]), read_stages(directory))
+    notes = json.loads((directory / TRAINING).read_text(encoding="utf-8"))
+    return _training(notes, read_stages(directory))
+
+
+def _training(notes: dict[str, Any], stages: list[Stage]) -> Training:
+    before = notes.get("before")
+    return Training(
+        recipe_from(notes["recipe"]),
+        Progress(**notes["progress"]),
+        stages,
+        _training(before, stages_of(before["stages"])) if before else None,
+    )
 
 
 def _write_json(path: Path, values: object) -> None:

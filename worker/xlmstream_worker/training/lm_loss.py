@@ -11,20 +11,32 @@ from torch.autograd.function import FunctionCtx
 CHUNK_ROWS = 512
 
 
-def lm_loss(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-    """Mean cross-entropy of `states` (N, E) @ `weight` (V, E).T + `bias` (V,) with `targets` int64 (N,).
+def lm_loss(
+    states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype, smoothing: float = 0.0
+) -> Tensor:
+    """Mean cross-entropy of `states` (N, E) @ `weight` (V, E).T + `bias` (V,) with `targets` int64 (N,), a share
+    `smoothing` of each target being spread over the whole vocabulary.
 
     `dtype` is that of the products; the result is float32. Differentiable in states, weight and bias, once.
-    Equals `F.cross_entropy(F.linear(states, weight, bias), targets)` to the rounding of `dtype`.
+    Equals `F.cross_entropy(F.linear(states, weight, bias), targets, label_smoothing=smoothing)` to the rounding of
+    `dtype`.
     """
-    loss: Tensor = _ChunkedCrossEntropy.apply(states, weight, bias, targets, dtype)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        states, weight, bias, targets, dtype, smoothing
+    )
     return loss
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype
+        ctx: FunctionCtx,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        smoothing: float,
     ) -> Tensor:
         N = states.shape[0]
         x, w, b = states.to(dtype), weight.to(dtype), bias.to(dtype)
@@ -34,11 +46,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, N, CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             wanted = targets[rows, None]
-            # d loss / d logits is softmax - one-hot, built in place.
-            residual = torch.softmax(torch.addmm(b, x[rows], w.t()), 1)
+            logits = torch.addmm(b, x[rows], w.t())
+            if smoothing:
+                # The mean log-likelihood over the vocabulary is that of the target plus the logits' mean distance.
+                distance = logits.mean(1, keepdim=True, dtype=torch.float32) - logits.gather(1, wanted)
+                total -= smoothing * distance.sum()
+            # d loss / d logits is softmax - smoothed one-hot, built in place.
+            residual = torch.softmax(logits, 1)
             likelihood = residual.gather(1, wanted)
             total -= likelihood.float().clamp_min(torch.finfo(torch.float32).tiny).log().sum()
-            residual.scatter_(1, wanted, likelihood - 1)
+            if smoothing:
+                residual -= smoothing / residual.shape[1]
+            residual.scatter_add_(1, wanted, torch.full_like(likelihood, smoothing - 1))
             grad_x[rows] = residual @ w
             grad_w += residual.t() @ x[rows]
             grad_b += residual.sum(0)
@@ -46,6 +65,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total / N
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         grad_x, grad_w, grad_b = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad * grad_x, grad * grad_w, grad * grad_b, None, None
+        return grad * grad_x, grad * grad_w, grad * grad_b, None, None, None

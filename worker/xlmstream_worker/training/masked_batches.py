@@ -53,10 +53,15 @@ class _CorpusView:
         words = self.sentences[lang][row][: self.max_words]
         return np.concatenate([[EOS], words, [EOS]]).astype(np.int32)
 
-    def random_pairs(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        """(N, 3) left language, right language, row: for every row with a translation, two of its languages."""
+    def random_pairs(self, rng: np.random.Generator, neighbours: int = 1) -> npt.NDArray[np.int64]:
+        """(N, 3) left language, right language, row: for every row with a translation, two of its languages.
+
+        Of each run of `neighbours` rows, those in the same languages are paired alike.
+        """
         present = self.lengths > 0
-        draws = np.where(present, rng.random(present.shape), 2.0)
+        langs, count = present.shape
+        draws = rng.random((langs, -(-count // neighbours))).repeat(neighbours, axis=1)[:, :count]
+        draws = np.where(present, draws, 2.0)
         chosen = np.argsort(draws, axis=0)[:2]
         rows = np.flatnonzero(present.sum(0) >= 2)
         return np.stack([chosen[0, rows], chosen[1, rows], rows], axis=1)
@@ -141,17 +146,31 @@ def mask_tokens(
 
 
 class RankingBatches(Batches[Plan, PairBatch]):
-    """Pairs in one direction a batch, so that the language gives no answer away. Language embeddings left out."""
+    """Pairs in one direction a batch, so that the language gives no answer away. Language embeddings left out.
+
+    Each run of `neighbours` rows of the corpus stays together: sentences of one story are harder to tell apart.
+    """
 
     def __init__(
-        self, corpus: Aligned, lang2id: dict[str, int], max_positions: int, batch_pairs: int, seed: int
+        self,
+        corpus: Aligned,
+        lang2id: dict[str, int],
+        max_positions: int,
+        batch_pairs: int,
+        seed: int,
+        *,
+        neighbours: int = 1,
     ) -> None:
         self._view = _CorpusView(corpus, lang2id, max_positions)
         self._batch_pairs = batch_pairs
+        self._neighbours = neighbours
         super().__init__(seed)
 
     def plan(self, rng: np.random.Generator) -> list[Plan]:
-        pairs = rng.permutation(self._view.random_pairs(rng))
+        pairs = self._view.random_pairs(rng, self._neighbours)
+        runs = pairs[:, 2] // self._neighbours
+        places = rng.permutation(runs.max(initial=0) + 1)
+        pairs = pairs[np.argsort(places[runs], kind="stable")]
         plans: list[Plan] = []
         for left, right in sorted({(int(a), int(b)) for a, b, _ in pairs}):
             same = pairs[(pairs[:, 0] == left) & (pairs[:, 1] == right)]

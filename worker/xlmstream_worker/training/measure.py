@@ -97,19 +97,45 @@ def retrieval_accuracy(left: npt.NDArray[np.float32], right: npt.NDArray[np.floa
     return float(((left @ right.T).argmax(1) == np.arange(len(left))).mean())
 
 
-@torch.no_grad()
 def label_accuracy(
     model: XLMForSequenceClassification | XLMForTokenClassification, examples: Sequence[Example]
 ) -> float:
     """How many of the labels the model's best guess hits."""
-    right = asked = 0
+    labels, guesses = guessed_labels(model, examples)
+    return float((labels == guesses).mean())
+
+
+@torch.no_grad()
+def guessed_labels(
+    model: XLMForSequenceClassification | XLMForTokenClassification, examples: Sequence[Example]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(N,) each label of the examples, and the model's best guess for it."""
+    labels, guesses = [], []
     for group in _groups(examples):
         batch = labelled_batch(group)
-        guesses = model(batch.ids, attention_mask=batch.mask, return_dict=True).logits.argmax(-1)
-        labels = batch.targets[:, 0] if isinstance(model, XLMForSequenceClassification) else batch.targets
-        right += int((guesses == labels)[labels != IGNORED].sum())
-        asked += int((labels != IGNORED).sum())
-    return right / asked
+        found = model(batch.ids, attention_mask=batch.mask, langs=batch.langs, return_dict=True).logits.argmax(-1)
+        asked = batch.targets[:, 0] if isinstance(model, XLMForSequenceClassification) else batch.targets
+        labels.append(asked[asked != IGNORED].numpy())
+        guesses.append(found[asked != IGNORED].numpy())
+    return np.concatenate(labels), np.concatenate(guesses)
+
+
+@dataclass(frozen=True)
+class LabelQuality:
+    """Precision, recall and their harmonic mean for one label; `count`: how often it is the right one."""
+
+    precision: float
+    recall: float
+    f1: float
+    count: int
+
+
+def label_quality(labels: npt.NDArray[np.int64], guesses: npt.NDArray[np.int64], label: int) -> LabelQuality:
+    """How well the guesses find one label. 0 where nothing was guessed or asked."""
+    hits = int(((labels == label) & (guesses == label)).sum())
+    guessed, count = int((guesses == label).sum()), int((labels == label).sum())
+    precision, recall = hits / max(guessed, 1), hits / max(count, 1)
+    return LabelQuality(precision, recall, 2 * hits / max(guessed + count, 1), count)
 
 
 def snippets(examples: Sequence[Example], tokens: int) -> list[Example]:

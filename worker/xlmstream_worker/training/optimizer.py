@@ -46,7 +46,7 @@ def _groups(model: nn.Module) -> tuple[list[Tensor], list[Tensor], list[Tensor]]
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
             vectors.append(parameter)
-        elif ".attentions." in f".{name}" or ".ffns." in f".{name}":
+        elif any(f".{kind}." in f".{name}" for kind in ("attentions", "encoder_attn", "ffns")):
             matrices.append(parameter)
         else:
             tables.append(parameter)

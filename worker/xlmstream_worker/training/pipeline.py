@@ -7,7 +7,6 @@ RUN/state/           to resume from (see `checkpoint`)
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from .models import new_model
 from .recipe import Recipe, RecipeError, recipe_from, to_document
 from .tasks import build_tasks
 from .trainer import Sitting, train
-from .vocabulary import count_words, make_tokenizer
+from .vocabulary import count_words, cut_tokenizer, make_tokenizer
 
 # The last is written last: a directory that has it is whole.
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
@@ -32,12 +31,13 @@ def run_recipe(
 ) -> Progress:
     """Train, or continue to train, in the directory `run`.
 
-    `tokenizer_from`: a directory with a vocabulary to use; without it a new run learns one from `files`.
+    `tokenizer_from`: a directory with a vocabulary to use, cut to the recipe's size where it is larger; without it a
+    new run learns one from `files`.
     """
     tokenizer = _tokenizer(recipe, files, run, tokenizer_from)
     (run / "recipe.json").write_text(json.dumps(to_document(recipe), indent=2) + "\n", encoding="utf-8")
     tasks, validate = build_tasks(recipe, files, tokenizer, run / "encoded.npz")
-    model = new_model(recipe, len(tokenizer.encoder)).to(sitting.device)
+    model = new_model(recipe, tokenizer).to(sitting.device)
     progress = train(recipe, model, tasks, validate, run, sitting)
     write_curve(run, run / "curve.svg", recipe.name)
     return progress
@@ -69,7 +69,5 @@ def _tokenizer(recipe: Recipe, files: Sequence[Path], run: Path, source: Path | 
     if not (own / TOKENIZER_FILES[-1]).exists():
         if source is None:
             return learn_tokenizer(recipe, files, own)
-        own.mkdir(parents=True, exist_ok=True)
-        for name in TOKENIZER_FILES:
-            shutil.copy(source / name, own)
+        cut_tokenizer(source, recipe.vocabulary_size, own)
     return XLMTokenizer.from_pretrained(own)

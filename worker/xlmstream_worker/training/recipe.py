@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import TypeVar
 
 PRESETS = resources.files(__package__) / "presets"
-# Of a body, which may combine all but clm; and of a head, which trains alone.
-OBJECTIVES = ("clm", "mlm", "tlm", "ranking", "language", "tags")
-ALONE = ("clm", "language", "tags")
+# Of a body, which may combine all but clm; of a translation model, and of a head, which train alone.
+HEADS = ("language", "tags", "entities", "answers")
+OBJECTIVES = ("clm", "mlm", "tlm", "ranking", "translation", *HEADS)
+ALONE = ("clm", "translation", *HEADS)
+# These read text of whatever language, and are not told which.
+LANGUAGE_BLIND = ("language", "tags")
+# Languages that `names` and `questions` have rules for.
+RULED = ("de", "en", "es", "fr")
 
 
 class RecipeError(ValueError):
@@ -35,12 +40,15 @@ class Architecture:
 @dataclass(frozen=True)
 class Objective:
     """One term of the loss: its weight, in every how many steps it takes part, and the tokens (ranking: the pairs) it
-    then takes."""
+    then takes. `neighbours`: how many rows that follow each other in the corpus stay together in a ranking batch;
+    `smoothing`: the share of each target of a translation that is spread over the vocabulary."""
 
     weight: float = 1.0
     every: int = 1
     batch_tokens: int = 4096
     batch_pairs: int = 96
+    neighbours: int = 1
+    smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run. `init` names the run directory or model whose weights it starts from; empty: fresh weights."""
+    """A training run. `init` names the run directory or model whose weights it starts from; empty: fresh weights. Of a
+    translation model this is the encoder, and `init_decoder` a causal model for the decoder."""
 
     name: str
     languages: tuple[str, ...]
@@ -72,19 +81,39 @@ class Recipe:
     seed: int = 1
     validate_every: int = 250
     init: str = ""
+    init_decoder: str = ""
 
     def __post_init__(self) -> None:
         for condition, problem in (
             (bool(self.objectives), "objectives: at least one is needed"),
             (set(self.objectives) <= set(OBJECTIVES), f"objectives: only {', '.join(OBJECTIVES)} are known"),
-            (all(entry.every > 0 for entry in self.objectives.values()), "objectives: every must be positive"),
+            (
+                all(min(entry.every, entry.neighbours) > 0 for entry in self.objectives.values()),
+                "objectives: every and neighbours must be positive",
+            ),
             (
                 len(self.objectives) == 1 or not set(self.objectives) & set(ALONE),
                 f"objectives: {', '.join(ALONE)} train alone",
             ),
             (
-                len(self.languages) > 1 or not {"tlm", "ranking", "language"} & set(self.objectives),
-                "objectives: tlm, ranking and language need more than one language",
+                len(self.languages) > 1 or not {"tlm", "ranking", "translation", "language"} & set(self.objectives),
+                "objectives: tlm, ranking, translation and language need more than one language",
+            ),
+            (
+                all(0 <= entry.smoothing < 1 for entry in self.objectives.values()),
+                "objectives: smoothing must lie in [0, 1)",
+            ),
+            (
+                self.translates or not self.init_decoder,
+                "init_decoder: only a translation model has a decoder",
+            ),
+            (
+                not {"entities", "answers"} & set(self.objectives) or set(self.languages) <= set(RULED),
+                f"languages: the rules of entities and answers know {', '.join(RULED)}",
+            ),
+            (
+                not {"entities", "answers"} & set(self.objectives) or "en" in self.languages,
+                "languages: entities and answers need en, whose names are carried over to the others",
             ),
             (len(set(self.languages)) == len(self.languages) > 0, "languages: a list without repetition is needed"),
             (self.architecture.emb_dim % self.architecture.n_heads == 0, "architecture: n_heads must divide emb_dim"),
@@ -100,9 +129,19 @@ class Recipe:
         return "clm" in self.objectives
 
     @property
+    def translates(self) -> bool:
+        """Whether it is a translation model."""
+        return "translation" in self.objectives
+
+    @property
     def head(self) -> str | None:
-        """`language` or `tags` for a model that labels; None for a body with its language-model head."""
-        return next((name for name in ("language", "tags") if name in self.objectives), None)
+        """One of HEADS for a model that labels; None for a body with its language-model head."""
+        return next((name for name in HEADS if name in self.objectives), None)
+
+    @property
+    def states_languages(self) -> bool:
+        """Whether the model has language embeddings."""
+        return self.head not in LANGUAGE_BLIND
 
     @property
     def lang2id(self) -> dict[str, int]:

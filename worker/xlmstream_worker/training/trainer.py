@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
-from xlmstream_worker.xlm.pretrained import PreTrainedXLM
-
 from .batches import Batch, PairBatch
 from .checkpoint import Progress, load_state, note_stage, save_state
+from .models import AnyModel
 from .optimizer import build_optimizers, clip_gradients, learning_rate, set_learning_rate
 from .recipe import Recipe
+from .translation_batches import TranslationBatch
 
-AnyBatch = Batch | PairBatch
+AnyBatch = Batch | PairBatch | TranslationBatch
 CPU = torch.device("cpu")
 # Further apart than any run has steps, so that no two seeds share a step's dropout.
 SEED_STRIDE = 1_000_003
@@ -45,7 +45,7 @@ class Task:
     weight: float
     every: int
     batches: NumberedBatches
-    loss: Callable[[PreTrainedXLM, AnyBatch], Tensor]
+    loss: Callable[[AnyModel, AnyBatch], Tensor]
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class Sitting:
 
 def train(
     recipe: Recipe,
-    model: PreTrainedXLM,
+    model: AnyModel,
     tasks: Mapping[str, Task],
-    validate: Callable[[PreTrainedXLM], Mapping[str, float]],
+    validate: Callable[[AnyModel], Mapping[str, float]],
     run: Path,
     sitting: Sitting,
 ) -> Progress:
@@ -111,7 +111,7 @@ def train(
 
 def _step(
     recipe: Recipe,
-    model: PreTrainedXLM,
+    model: AnyModel,
     tasks: Mapping[str, Task],
     optimizers: dict[str, Optimizer],
     progress: Progress,
@@ -158,8 +158,8 @@ def _arithmetic(recipe: Recipe, sitting: Sitting) -> Iterator[None]:
 
 
 def _validate(
-    model: PreTrainedXLM,
-    validate: Callable[[PreTrainedXLM], Mapping[str, float]],
+    model: AnyModel,
+    validate: Callable[[AnyModel], Mapping[str, float]],
     arithmetic: AbstractContextManager[None],
     run: Path,
     progress: Progress,
@@ -228,13 +228,18 @@ def _step_of(line: Mapping[str, object]) -> int:
     return step
 
 
-def mean_loss(
-    model: PreTrainedXLM, batches: Iterable[AnyBatch], loss: Callable[[PreTrainedXLM, AnyBatch], Tensor]
-) -> float:
+def mean_loss(model: AnyModel, batches: Iterable[AnyBatch], loss: Callable[[AnyModel, AnyBatch], Tensor]) -> float:
     """Mean over all targets of all batches, in nats."""
     total, count = 0.0, 0
     for batch in batches:
-        targets = int((batch.targets >= 0).sum()) if isinstance(batch, Batch) else len(batch.left.ids)
+        targets = _targets(batch)
         total += loss(model, batch.to(model.device)).item() * targets
         count += targets
     return total / count
+
+
+def _targets(batch: AnyBatch) -> int:
+    if isinstance(batch, PairBatch):
+        return len(batch.left.ids)
+    asked = batch.target.targets if isinstance(batch, TranslationBatch) else batch.targets
+    return int((asked >= 0).sum())
