@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("tokenizer", "encoder", "decode", "system")
+NAMES = ("tokenizer", "encoder", "decode", "system", "jobs")
 
 
 def main() -> int:

@@ -16,8 +16,8 @@ import torch
 from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.sequences import EngineConfig, SequenceRequest
 
-from benchmarks.decode import prompts_of
 from benchmarks.decode_models import SIZES, build
+from benchmarks.decode_run import prompts_of
 from benchmarks.report import Table, finish, parser
 
 TARGETS = {1: 0.35, 64: 0.5, 512: 0.5}

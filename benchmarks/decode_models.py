@@ -1,7 +1,8 @@
 """The models that the decode benchmarks run, and transformers' side of them as a process of its own.
 
-`python -m benchmarks.decode_models SIZE` reads one JSON request per line, {"prompts": [[...]], "new": N}, generates
-with whatever version of transformers its interpreter has, and answers {"version", "ids", "cpu_s", "wall_s"}.
+`python -m benchmarks.decode_models SIZE KIND` (KIND: causal or masked) reads one JSON request per line, {"prompts":
+[[...]], "new": N}, generates with whatever version of transformers its interpreter has, and answers {"version", "ids",
+"cpu_s", "wall_s"}.
 """
 
 from __future__ import annotations
@@ -27,16 +28,21 @@ class Size:
     heads: int
     vocabulary: int
 
+    @property
+    def weights(self) -> int:
+        """Those a token is multiplied with."""
+        return 12 * self.layers * self.width**2 + self.vocabulary * self.width
+
 
 SIZES = {"S": Size(4, 256, 4, 30_000), "M": Size(6, 1024, 8, 64_139)}
 
 
-def build(name: str, seed: int = 0) -> XLMWithLMHeadModel:
+def build(name: str, kind: str = "causal", seed: int = 0) -> XLMWithLMHeadModel:
     """Random weights, wide enough apart that the best token is seldom a matter of rounding."""
     size = SIZES[name]
     config = XLMConfig(
-        vocab_size=size.vocabulary, emb_dim=size.width, n_layers=size.layers, n_heads=size.heads, causal=True,
-        init_std=0.1, embed_init_std=0.1,
+        vocab_size=size.vocabulary, emb_dim=size.width, n_layers=size.layers, n_heads=size.heads,
+        causal=kind == "causal", mask_token_id=5, init_std=0.1, embed_init_std=0.1,
     )  # fmt: skip
     torch.manual_seed(seed)
     return XLMWithLMHeadModel(config).eval()
@@ -46,7 +52,7 @@ def main() -> None:
     import transformers
 
     torch.set_num_threads(1)
-    ours = build(sys.argv[1])
+    ours = build(*sys.argv[1:3])
     fields = {name: value for name, value in ours.config.to_dict().items() if name != "architectures"}
     theirs = transformers.XLMWithLMHeadModel(transformers.XLMConfig(**fields)).eval()
     theirs.load_state_dict(ours.state_dict())

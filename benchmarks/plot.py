@@ -11,36 +11,35 @@ from html import escape
 from pathlib import Path
 
 COLOURS = ("#9aa5b1", "#5b7c99", "#2f855a", "#68b586")
-NAMES = ("transformers 4", "transformers 5", "ours, same ids", "ours, next token")
 BAR, GAP, LEFT, WIDTH = 18, 26, 150, 760
 
 
 def main() -> int:
     source, target = map(Path, sys.argv[1:3])
     table = json.loads(source.read_text(encoding="utf-8"))["tables"][0]
+    sides = [place for place, name in enumerate(table["columns"]) if name.startswith(("transformers", "ours"))]
     groups = []
     for row in table["rows"]:
         size, batch, new = row[0], int(row[1]), int(row[2])
-        rates = [batch * new / float(cell.split()[0]) if cell != "-" else None for cell in row[3:7]]
+        rates = [batch * new / float(row[place].split()[0].rstrip(",")) for place in sides]
         groups.append((f"{size}, batch {batch}, {new} tokens", rates))
-    target.write_text(chart(groups), encoding="utf-8")
+    target.write_text(chart([table["columns"][place] for place in sides], groups), encoding="utf-8")
     return 0
 
 
-def chart(groups: list[tuple[str, list[float | None]]]) -> str:
-    longest = max(rate for _, rates in groups for rate in rates if rate is not None)
+def chart(names: list[str], groups: list[tuple[str, list[float]]]) -> str:
+    longest = max(rate for _, rates in groups for rate in rates)
     parts, y = [], 50
-    for place, (name, colour) in enumerate(zip(NAMES, COLOURS, strict=True)):
+    for place, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
         parts.append(f'<rect x="{10 + 190 * place}" y="10" width="12" height="12" fill="{colour}"/>')
         parts.append(f'<text x="{27 + 190 * place}" y="21">{escape(name)}</text>')
     for label, rates in groups:
         parts.append(f'<text x="10" y="{y + 2 * BAR}">{escape(label)}</text>')
-        for rate, colour in zip(rates, COLOURS, strict=True):
-            if rate is not None:
-                width = max(1.0, rate / longest * (WIDTH - LEFT - 120))
-                parts.append(f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR - 3}" fill="{colour}"/>')
-                parts.append(f'<text x="{LEFT + width + 6:.1f}" y="{y + BAR - 6}">{rate:.0f} tokens/s</text>')
-                y += BAR
+        for rate, colour in zip(rates, COLOURS, strict=False):
+            width = max(1.0, rate / longest * (WIDTH - LEFT - 120))
+            parts.append(f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR - 3}" fill="{colour}"/>')
+            parts.append(f'<text x="{LEFT + width + 6:.1f}" y="{y + BAR - 6}">{rate:.0f} tokens/s</text>')
+            y += BAR
         y += GAP
     style = "text { font: 12px sans-serif; fill: #222 } rect.paper { fill: #fff }"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}">'

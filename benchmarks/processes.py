@@ -26,6 +26,7 @@ class Service:
     """A running gateway, broker and worker."""
 
     address: str
+    broker_url: str
     processes: Mapping[str, psutil.Process]
 
     def cpu_s(self) -> dict[str, float]:
@@ -64,6 +65,7 @@ def service(models: Sequence[str], *, slots: int, threads: int = 1) -> Iterator[
             raise RuntimeError(f"{error}\n{log.read()}") from error
         yield Service(
             address,
+            broker.url,
             {
                 "gateway": psutil.Process(gateway.pid),
                 "worker": psutil.Process(worker.pid),

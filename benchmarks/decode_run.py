@@ -1,0 +1,91 @@
+"""One run of the decoder engine, and clocks on its parts."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from xlmstream_worker import decoder as engine_module
+from xlmstream_worker.decoder import DecoderEngine
+from xlmstream_worker.sequences import DecodingMode, SamplingParameters, SequenceRequest
+
+PROMPT_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Took:
+    cpu_s: float
+    wall_s: float
+
+
+@dataclass
+class Clock:
+    """CPU seconds spent inside wrapped functions, by name."""
+
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def wrap(self, name: str, owner: object, attribute: str) -> None:
+        inner: Callable[..., object] = getattr(owner, attribute)
+
+        def timed(*arguments: object, **keywords: object) -> object:
+            began = time.process_time()
+            result = inner(*arguments, **keywords)
+            self.spent[name] = self.spent.get(name, 0.0) + time.process_time() - began
+            return result
+
+        setattr(owner, attribute, timed)
+
+
+@contextmanager
+def clocked(engine: DecoderEngine) -> Iterator[Clock]:
+    """The parts of a step of this engine: "prefill", "slots" (keeping keys, values and tokens), "choose"."""
+    clock, original = Clock(), engine_module.choose
+    clock.wrap("slots", engine._cache, "write")
+    clock.wrap("slots", engine._cache, "append")
+    clock.wrap("prefill", engine._forward, "prefill")
+    clock.wrap("choose", engine_module, "choose")
+    try:
+        yield clock
+    finally:
+        engine_module.choose = original  # type: ignore[attr-defined]
+
+
+def prompts_of(count: int, vocabulary: int, *, ragged: bool = False) -> list[tuple[int, ...]]:
+    generator = random.Random(count)
+    lengths = [generator.randint(2, 2 * PROMPT_TOKENS - 2) if ragged else PROMPT_TOKENS for _ in range(count)]
+    return [tuple(generator.randrange(14, vocabulary) for _ in range(length)) for length in lengths]
+
+
+def decode(
+    engine: DecoderEngine,
+    prompts: Sequence[tuple[int, ...]],
+    new: int,
+    mode: DecodingMode,
+    sampling: SamplingParameters | None = None,
+    top_logprobs: int | None = None,
+) -> tuple[list[list[int]], Took, int]:
+    """Ids per prompt, what it took, steps. Greedy without `sampling`."""
+    ids: dict[str, list[int]] = {}
+    cpu, wall, steps = time.process_time(), time.perf_counter(), 0
+    for number, prompt in enumerate(prompts):
+        engine.add(
+            SequenceRequest(
+                str(number),
+                prompt,
+                0,
+                mode,
+                max_new_tokens=new,
+                sampling=sampling or SamplingParameters(),
+                top_logprobs=top_logprobs,
+            )
+        )
+    while not engine.idle:
+        steps += 1
+        for output in engine.step().tokens:
+            if output.token_id is not None:
+                ids.setdefault(output.key, []).append(output.token_id)
+    took = Took(time.process_time() - cpu, time.perf_counter() - wall)
+    return [ids[str(number)] for number in range(len(prompts))], took, steps
