@@ -141,6 +141,19 @@ async function main() {
     });
   }
 
+  // Any language of the model but the first, into the first.
+  const [into, from] = able("TASK_TRANSLATE").languages;
+  const translation = { ...on("TASK_TRANSLATE"), target_language: into, parameters: { max_new_tokens: 4 } };
+  const foreign = { ...text, language: from };
+  await attempt("Translate", async () => {
+    const [candidate] = only(await unary(inference, "Translate", { ...translation, inputs: [foreign] })).candidates;
+    return candidate.text;
+  });
+  await attempt("TranslateStream", async () => {
+    const seen = await collect(inference.TranslateStream({ ...translation, input: foreign }, deadline()));
+    return seen.map(({ event }) => (event.event === "delta" ? event.delta.text : "")).join("");
+  });
+
   await attempt("Embed", async () => {
     const request = { ...on("TASK_EMBED"), inputs: [text], parameters: { normalize: true } };
     const { embedding } = only(await unary(inference, "Embed", request));

@@ -6,6 +6,7 @@ Reads one JSON object a line, forks a process that runs `xlmstream-worker`, and 
     log         path of the file that takes its output
     step_ms     each decode step takes that much longer, as a real model's would
     poison      a prompt that holds this word kills the process that tokenises it, as a defect in a library can
+    defect      a prompt that holds this word raises where it is tokenised
     hang_after  after so many steps a step never returns, as on a wedged device; 0 for never
 
     python nursery.py MODEL_DIRECTORY
@@ -57,6 +58,16 @@ def be_mortal(poison: str) -> None:
     preparing.Generation = MortalGeneration
 
 
+def be_defective(defect: str) -> None:
+    class DefectiveGeneration(Generation):
+        def __init__(self, row: Row, model: LoadedModel, worker_id: str) -> None:
+            super().__init__(row, model, worker_id)
+            if defect.encode() in row.taken.envelope.request:
+                raise RuntimeError("a defect")
+
+    preparing.Generation = DefectiveGeneration
+
+
 def become_worker(order: dict[str, object]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -67,6 +78,8 @@ def become_worker(order: dict[str, object]) -> None:
         be_slow(order["step_ms"], order["hang_after"])
     if order["poison"]:
         be_mortal(order["poison"])
+    if order["defect"]:
+        be_defective(order["defect"])
     sys.exit(command.main(order["arguments"]))
 
 

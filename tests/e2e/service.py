@@ -105,10 +105,17 @@ class Service:
         self.redis.close()
         self._broker.stop()
 
-    def _start_gateway(self) -> tuple[str, subprocess.Popen[str]]:
+    def restart_gateway(self) -> None:
+        """Kill it and start another one in its place."""
+        self._gateway.kill()
+        self._gateway.wait()
+        self._gateway.stdout.close()
+        self.address, self._gateway = self._start_gateway(self.address)
+
+    def _start_gateway(self, listen: str = "127.0.0.1:0") -> tuple[str, subprocess.Popen[str]]:
         log = (self._directory / "gateway.log").open("a")
         gateway = subprocess.Popen(
-            [sys.executable, "-m", "xlmstream_server", "--broker", self.broker_url, "--listen", "127.0.0.1:0"],
+            [sys.executable, "-m", "xlmstream_server", "--broker", self.broker_url, "--listen", listen],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -127,16 +134,17 @@ class Service:
         slots: int = 32,
         step_ms: float = 0,
         poison: str | None = None,
+        defect: str | None = None,
         hang_after: int = 0,
     ) -> WorkerProcess:
-        """Start a worker; returns when it serves. `nursery` tells what the last three mean."""
+        """Start a worker; returns when it serves. `nursery` tells what the last four mean."""
         self._serial += 1
         log = self._directory / f"worker-{self._serial}.log"
         log.touch()
         arguments = ["--broker", self.broker_url, "--lease-s", str(lease_s), "--slots", str(slots), "--threads", "1"]
         arguments += ["--log-format", "json", "--log-level", "debug", *flags, f"toy={self._model}"]
         order = {"arguments": arguments, "log": str(log), "step_ms": step_ms}
-        order |= {"poison": poison, "hang_after": hang_after}
+        order |= {"poison": poison, "defect": defect, "hang_after": hang_after}
         self._nursery.stdin.write(json.dumps(order) + "\n")
         self._nursery.stdin.flush()
         worker = WorkerProcess(int(self._nursery.stdout.readline()), log)

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from e2e.zoo_service import zoo_service
 from tasks.zoo import make
 from xlmstream import AsyncClient, Choices, Client, InvalidInput, Question, TaskUnsupported, TextPair
 from xlmstream.v1.common_pb2 import Task
+from xlmstream_worker.xlm import XLMEncoderDecoder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples" / "node"
@@ -27,9 +29,10 @@ CHOICES = Choices("paris is", ["big", "in france"])
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(tmp_path_factory: pytest.TempPathFactory, translator_directory: Path) -> Iterator[str]:
     home = tmp_path_factory.mktemp("every-rpc")
-    with zoo_service(home, [f"{name}={make(name, home)}" for name in HEADS]) as address:
+    models = [f"{name}={make(name, home)}" for name in HEADS]
+    with zoo_service(home, [*models, f"translator={translator_directory}"]) as address:
         yield address
 
 
@@ -96,6 +99,16 @@ def assert_alike(ours: Any, expected: Any) -> None:
         assert_alike(plain(ours), plain(expected))
     else:
         assert ours == (pytest.approx(expected, abs=1e-5) if isinstance(expected, float) else expected)
+
+
+def test_a_translation_model_embeds_with_its_encoder(client: Client, translator_directory: Path) -> None:
+    vector = client.embed("the king sees the city .", model="translator", language="en", pooling="mean")
+    model = XLMEncoderDecoder.from_pretrained(translator_directory)
+    tokens = client.tokenize("the king sees the city .", model="translator", add_special_tokens=True)
+    ids = torch.tensor([tokens.ids])
+    with torch.no_grad():
+        states = model.encode(ids, langs=torch.full_like(ids, model.config.encoder.lang2id["en"]))
+    np.testing.assert_allclose(vector, states[0].mean(0), atol=1e-5)
 
 
 def test_fill_mask(client: Client) -> None:
@@ -169,6 +182,7 @@ def test_a_client_in_another_language_calls_every_rpc(address: str, node_example
     assert told["Generate"] == told["GenerateStream"] == told["ResumeStream"]
     assert len(told["Generate"]) == 4
     assert told["CancelRequest"] is False
+    assert told["Translate"] == told["TranslateStream"] != ""
     assert told["Detokenize"].strip()
     assert told["Embed"]["length"] == pytest.approx(1, abs=1e-4)
     assert told["ClassifySequence"] in ("sad", "so so", "glad")

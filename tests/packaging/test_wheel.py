@@ -54,6 +54,8 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
         assert f"{package}/py.typed" in names
     assert {f"xlmstream/v1/{name}" for name in PROTOS} <= names
     assert {f"xlmstream/v1/{name.removesuffix('.proto')}_pb2.pyi" for name in PROTOS} <= names
+    for model in ("clm", "mlm", "language", "entities", "answers"):
+        assert f"xlmstream_worker/demo/xlm-{model}-demo/model.safetensors" in names
     assert not [name for name in names if name.startswith(("tests/", "protos/")) or name.endswith(".pyc")]
 
 
@@ -61,6 +63,7 @@ def test_the_client_brings_neither_torch_nor_redis(python: Path) -> None:
     listed = run(python, "-m", "pip", "list", "--format", "freeze", "--disable-pip-version-check").lower().split()
     installed = {line.partition("==")[0] for line in listed} - {"pip", "setuptools", "wheel"}
     assert installed == {
+        "google-crc32c",
         "googleapis-common-protos",
         "grpcio",
         "grpcio-status",
