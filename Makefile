@@ -1,4 +1,4 @@
-# make demo   set up .venv, start everything on the shipped model, watch it stream
+# make demo   set up .venv, start everything on the shipped models, take the tour
 # make test   set up .venv, run the whole test suite
 # make check  ruff, mypy --strict, proto lint and stub drift
 # make bench  measure against named baselines; make bench-gpu: decoding against a GPU's roofline
@@ -29,8 +29,9 @@ check: $(VENV)/.ready-dev
 	cd protos && ../$(VENV)/bin/buf lint
 	$(RUN) protos/generate.py --check
 
-bench: $(VENV)/.ready-dev
-	$(RUN) -m benchmarks
+# The decode benchmark compares with two versions of transformers; the second needs an environment of its own.
+bench: $(VENV)/.ready-dev $(VENV)-transformers5/.ready
+	TRANSFORMERS5_PYTHON=$(VENV)-transformers5/bin/python $(RUN) -m benchmarks
 
 bench-gpu: $(VENV)/.ready-dev
 	$(RUN) -m benchmarks.decode_gpu
@@ -46,5 +47,12 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	@$(INSTALL) -e '.[dev]'
 	@touch $@
 
+$(VENV)-transformers5/.ready: pyproject.toml constraints.txt
+	@echo "Installing transformers 5 into $(VENV)-transformers5, the first time only."
+	@$(PYTHON) -m venv $(VENV)-transformers5
+	@$(VENV)-transformers5/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	@$(VENV)-transformers5/bin/python -m pip install --quiet --disable-pip-version-check 'transformers>=5,<6'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-transformers5 dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

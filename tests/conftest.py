@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import redis
@@ -36,3 +37,11 @@ def broker_url(broker_server_url: str) -> str:
     with redis.Redis.from_url(broker_server_url) as client:
         client.flushdb()
     return broker_server_url
+
+
+@pytest.fixture(scope="session")
+def translator_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A translation model that knows a toy text by heart; trained once, for all tests that want it."""
+    from worker.toy_translator import make_translator
+
+    return make_translator(tmp_path_factory.mktemp("translator") / "model")
