@@ -349,3 +349,44 @@ async def test_the_broker_holds_little_more_than_the_inputs(
     grown = client.info("memory")["used_memory_dataset"] - before
     assert wire < weight <= 1.15 * wire
     assert grown <= 1.15 * wire
+
+
+async def test_many_results_are_saved_however_young_they_are(
+    client: redis.Redis, gateway: GatewayBroker, worker: WorkerBroker
+) -> None:
+    """Those of all chunks together count: they are what would be lost."""
+    await sealed_job(gateway, 512)
+    first, second = worker.take_chunks(2)
+    worker.publish([], results_of(first, indices=range(100)) + results_of(second, indices=range(256, 283)))
+    assert worker.unsaved_results == 127
+    assert not client.exists(f"{ROOT}j:{first.chunk_id}", f"{ROOT}j:{second.chunk_id}")
+    worker.publish([], results_of(second, indices=[283]))
+    assert worker.unsaved_results == 0
+    assert client.exists(f"{ROOT}j:{first.chunk_id}", f"{ROOT}j:{second.chunk_id}") == 2
+    link = worker._link
+    assert isinstance(link, FlakyLink)
+    link.lose = "reply"
+    with pytest.raises(BrokerDown):
+        worker.publish([], results_of(first, indices=range(100, 256)))
+    assert worker.unsaved_results == 156
+    worker.publish([])
+    assert worker.unsaved_results == 0
+    assert worker.held == (second.chunk_id,)
+
+
+async def test_no_chunk_comes_behind_those_that_have_items_enough(gateway: GatewayBroker, worker: WorkerBroker) -> None:
+    for number, n in enumerate((100, 100, 256, 100)):
+        await gateway.jobs.create(spec(f"job-{number}"))
+        await upload(gateway.jobs, n, job_id=f"job-{number}")
+    assert [len(one.items) for one in worker.take_chunks(9, 100)] == [100]
+    taken = worker.take_chunks(9, 101)
+    assert [len(one.items) for one in taken] == [100, 256]
+    worker.handoff([one.chunk_id for one in taken])
+    link = worker._link
+    assert isinstance(link, FlakyLink)
+    link.lose = "reply"
+    with pytest.raises(BrokerDown):
+        worker.take_chunks(9)
+    assert [len(one.items) for one in worker.take_chunks(9, 50)] == [100]
+    assert [len(one.items) for one in worker.take_chunks(9, 50)] == [256]
+    assert [len(one.items) for one in worker.take_chunks(9, 50)] == [100]

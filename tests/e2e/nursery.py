@@ -4,7 +4,7 @@ Reads one JSON object a line, forks a process that runs `xlmstream-worker`, and 
 
     arguments   those of the command
     log         path of the file that takes its output
-    step_ms     each decode step takes that much longer, as a real model's would
+    step_ms     each step of an engine takes that much longer, as a real model's would
     poison      a prompt that holds this word kills the process that tokenises it, as a defect in a library can
     defect      a prompt that holds this word raises where it is tokenised
     hang_after  after so many steps a step never returns, as on a wedged device; 0 for never
@@ -25,6 +25,8 @@ from xlmstream_worker import __main__ as command
 from xlmstream_worker import preparing, process
 from xlmstream_worker.config import DeviceConfig, ModelConfig
 from xlmstream_worker.decoder import DecoderEngine
+from xlmstream_worker.encoder import EncoderEngine
+from xlmstream_worker.encoder_inputs import EncoderStep
 from xlmstream_worker.models import LoadedModel, load_model
 from xlmstream_worker.rows import Row
 from xlmstream_worker.sequences import StepResult
@@ -45,7 +47,13 @@ def be_slow(step_ms: float, hang_after: int) -> None:
                 time.sleep(3600)
             return super().step()
 
+    class SlowEncoder(EncoderEngine):
+        def step(self) -> EncoderStep:
+            time.sleep(step_ms / 1000)
+            return super().step()
+
     process.DecoderEngine = SlowEngine
+    process.EncoderEngine = SlowEncoder
 
 
 def be_mortal(poison: str) -> None:

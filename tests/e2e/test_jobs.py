@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+import redis
 from e2e.cutting import cutting
 from e2e.service import Service, WorkerProcess, until
 from e2e.solo import Solo
@@ -17,8 +18,10 @@ from xlmstream.jobs import Job, JobResult
 TOKENS = 6
 WORDS = ["the", "and", "in", "lord", "abc", "日", "é", "x"]
 PROMPTS = [f"{first} {second}" for first in WORDS for second in WORDS]
-# What a worker has in hand of a generation job: the chunk that runs, and the next one.
-IN_HAND = 2 * 256
+# What a worker may have begun without a saved result: a chunk's worth.
+CHUNK = 256
+# What it has in hand: no more than that, of two chunks at most.
+IN_HAND = 2 * CHUNK
 
 
 def items(count: int, special: dict[int, object] | None = None) -> Iterator[JobItem]:
@@ -31,6 +34,24 @@ def taken_items(workers: Sequence[WorkerProcess]) -> int:
     """Items that workers have begun, again and again where they were begun again."""
     entries = [entry for worker in workers for entry in worker.entries() if entry["event"] == "chunk taken"]
     return sum(int(str(entry["items"])) for entry in entries)
+
+
+def computed_items(worker: WorkerProcess) -> int:
+    """Items that its engines have computed, or begun to generate: what it wrote down before it was killed."""
+    entries = [entry for entry in worker.entries() if ".1." in str(entry.get("execution_id"))]
+    generated = {entry["execution_id"] for entry in entries if entry["event"] == "generating"}
+    return len(generated) + sum(int(str(entry["sequences"])) for entry in entries if entry["event"] == "encoded")
+
+
+def saved_items(broker: redis.Redis) -> int:
+    """Items of the newest job whose results the broker has: of chunks that have ended, and of those that have not."""
+    (index,) = broker.scan_iter("xs:{0}:jobs:*")
+    (job,) = (name.decode() for name in broker.zrevrange(index, 0, 0))
+    saved = int(broker.hget(f"xs:{{0}}:job:{job}", "succeeded"))
+    for part in broker.scan_iter(f"xs:{{0}}:r:{job}.*"):
+        done = (broker.hget(part, "tally") or b"").rpartition(b"\n")[2]
+        saved += len(done.split(b",")) if done else 0
+    return saved
 
 
 def ids(result: JobResult) -> list[int]:
@@ -115,9 +136,36 @@ def test_nothing_is_missing_or_there_twice_when_workers_gateway_and_upload_break
     assert sorted(completed) == list(range(count))
     for result in results[::40]:
         solo.check(PROMPTS[result.index % len(PROMPTS)], ids(result))
-    again = taken_items(workers) - count
-    print(f"{kills} workers killed, {again} items begun again")
+    again, computed_again = taken_items(workers) - count, sum(map(computed_items, workers)) - count
+    print(f"{kills} workers killed, {again} items handed out again, {computed_again} of them had been computed")
     assert 0 < again <= kills * IN_HAND
+    assert 0 <= computed_again <= kills * CHUNK
+
+
+@pytest.mark.parametrize(("task", "step_ms"), [("embed", 4.0), ("generate", 8.0)])
+def test_a_killed_worker_repeats_no_more_than_a_chunk(
+    service: Service, client: Client, task: str, step_ms: float
+) -> None:
+    """One worker after another, each killed while it computes; a last one finishes."""
+    count, kills = 3000, 5
+    parameters = {"max_new_tokens": TOKENS, "ignore_eos": True} if task == "generate" else {}
+    settings = {"lease_s": 0.5, "step_ms": step_ms}
+    workers, lost = [service.worker(**settings)], []
+    service.wait_serving()
+    job = client.jobs.create(task, **parameters)
+    job.upload(items(count))
+    job.seal(expected_items=count)
+    for _ in range(kills):
+        until(lambda: computed_items(workers[-1]) > 1.3 * CHUNK, "work on a second chunk")
+        workers[-1].kill()
+        lost.append(sum(map(computed_items, workers)) - sum(lost) - saved_items(service.redis))
+        assert 0 <= lost[-1] <= CHUNK
+        workers.append(service.worker(**settings))
+    job.wait(timeout_s=120)
+    assert job.info.counts.succeeded == count
+    assert [result.index for result in job.results()] == list(range(count))
+    assert sum(map(computed_items, workers)) - count == sum(lost) > 0
+    print(f"computed again, kill by kill: {lost}")
 
 
 def test_bad_items_fail_alone_and_a_retry_runs_them_and_no_others(service: Service, client: Client) -> None:

@@ -344,14 +344,15 @@ def test_bulk_work_gets_a_batch_now_and_then_however_much_others_ask() -> None:
     assert owners == [*["asked"] * BATCHES_WITHOUT_BULK, "job"] * 3
 
 
-def test_bulk_requests_take_turns_and_can_be_cancelled() -> None:
+def test_bulk_requests_come_one_after_another_and_can_be_cancelled() -> None:
     batcher = Batcher(bulk_tokens=60)
-    batcher.add(embeddings("one", 100, bulk=True))
-    batcher.add(embeddings("other", 100, bulk=True))
-    assert [job.key for job in batcher.next(60)] == ["one", "other"] * 3
-    batcher.cancel("one")
-    assert {job.key for job in batcher.next(60)} == {"other"}
-    assert "one" not in batcher
+    for name in ("one", "other", "third"):
+        batcher.add(embeddings(name, 8, bulk=True))
+    assert [job.key for job in batcher.next(60)] == ["one"] * 6
+    assert [job.key for job in batcher.next(60)] == ["one"] * 2 + ["other"] * 4
+    batcher.cancel("other")
+    assert [job.key for job in batcher.next(60)] == ["third"] * 6
+    assert "other" not in batcher
 
 
 def test_a_budget_grows_only_after_a_row_of_good_batches() -> None:

@@ -121,11 +121,17 @@ class FakeBroker:
             self._held |= {one.envelope.execution_id: [] for one in taken}
             return taken
 
-    def take_chunks(self, n: int) -> list[TakenChunk]:
+    @property
+    def unsaved_results(self) -> int:
+        return len(self._unsent)
+
+    def take_chunks(self, n: int, items: int) -> list[TakenChunk]:
         with self.changed:
             self._call()
-            assert n > 0
-            taken, self.chunks = self.chunks[:n], self.chunks[n:]
+            assert min(n, items) > 0
+            taken: list[TakenChunk] = []
+            while self.chunks and len(taken) < n and sum(len(one.items) for one in taken) < items:
+                taken.append(self.chunks.pop(0))
             self._missing |= {one.chunk_id: {item.index for item in one.items} for one in taken}
             return taken
 

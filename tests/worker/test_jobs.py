@@ -17,7 +17,7 @@ from xlmstream.v1.job_pb2 import JobResult
 from xlmstream_server.broker import Stop, Taken, TakenChunk
 from xlmstream_worker import preparing, tokenizing
 from xlmstream_worker.jobs.chunk import item_seed
-from xlmstream_worker.jobs.chunks import MOST_AT_ONCE, Chunks
+from xlmstream_worker.jobs.chunks import Chunks
 from xlmstream_worker.models import LoadedModel
 from xlmstream_worker.serving import Serving
 from xlmstream_worker.text_model import TextRate
@@ -208,29 +208,33 @@ def test_after_fencing_the_chunk_is_dropped(broker: FakeBroker, engine: WatchedE
 
 def test_what_is_in_hand_is_bounded_and_taken_in_time() -> None:
     chunks = Chunks(slots=8, batch_tokens=100, text_rate=TextRate(), any_in_hand=lambda _: None)
-    assert chunks.room == 1
+    assert chunks.room(0) == 1
     given = chunk("generate", texts(20), LONG)
-    rows, refused = chunks.took(given)
-    assert (len(rows), refused) == (20, [])
-    assert chunks.room == 0
+    assert chunks.took(given) == []
+    assert chunks.room(0) == 0  # until what is there has begun
+    rows = chunks.begin(0)
+    assert len(rows) == 20
+    assert chunks.room(0) == 0  # more than the slots need
     assert chunks.own_slots == 1
     chunks.drop(given.chunk_id)
     assert (len(chunks), chunks.own_slots) == (0, 0)
     assert all(one.ended for one in rows)
     for number in range(40):  # small ones: several at a time
-        if chunks.room:
+        if chunks.room(0):
             chunks.took(chunk("embed", ["a"], chunk_id=str(number)))
-    assert chunks.room in range(2, MOST_AT_ONCE + 1)
+            chunks.begin(0)
+    assert chunks.room(0) > 2
     chunks.took(chunk("embed", ["a" * 400] * 6, chunk_id="large"))
-    assert chunks.room == 0
+    chunks.begin(0)
+    assert chunks.room(0) == 0
 
 
 def test_a_chunk_of_an_unknown_task_is_refused_item_by_item() -> None:
     chunks = Chunks(slots=8, batch_tokens=100, text_rate=TextRate(), any_in_hand=lambda _: None)
     given = chunk("embed", texts(3))
     given.spec.task.Clear()
-    rows, refused = chunks.took(given)
-    assert rows == ()
+    refused = chunks.took(given)
+    assert chunks.begin(0) == []
     assert [one.result.index for one in refused] == [0, 1, 2]
     assert {reason(one.result.error) for one in refused} == {"TASK_UNSUPPORTED"}
     assert len(chunks) == 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ import xlmstream.status as statuses
 from xlmstream_server.broker.v1.messages_pb2 import Event
 
 from xlmstream_worker.encoder import EncoderEngine
+from xlmstream_worker.encoder_inputs import EncoderStep
 from xlmstream_worker.observe import fields, where
 from xlmstream_worker.rows import Outbox, Row, RowEvents
 from xlmstream_worker.tasks.encoding import Encoding
@@ -78,6 +80,7 @@ class EncodeLoop:
             self._step_began = time.monotonic()
             step = self._engine.step()
             self._step_began = None
+            self._log(step)
             for output in step.outputs:
                 row, encoding = self._running[output.key]
                 encoding.push(output, step.batch_size)
@@ -85,6 +88,12 @@ class EncodeLoop:
                     del self._running[output.key]
                     self._finish(row, encoding)
         self._finisher.shutdown(wait=False, cancel_futures=True)
+
+    def _log(self, step: EncoderStep) -> None:
+        if log.isEnabledFor(logging.DEBUG):
+            for key, sequences in Counter(output.key for output in step.outputs).items():
+                name = self._running[key][0].execution_id
+                log.debug("encoded", extra=fields(execution_id=name, sequences=sequences))
 
     def _take_in(self) -> bool:
         """Apply what was asked since the last batch, waiting for something while there is nothing to compute."""

@@ -3,7 +3,8 @@
 Requests take turns, one input each, so that a small one does not wait for a large one before it. Within a request the
 longest inputs come first: neighbours are of similar length, and if memory does not suffice it shows at once.
 
-Bulk requests, which nobody waits for, come after all others: they have the batches that nobody else wants, which are
+Bulk requests, which nobody waits for, come one after another, so that what is computed is soon complete and saved. They
+come after all others: they have the batches that nobody else wants, which are
 kept short, as whoever comes next waits for the end of one; they fill up batches of others by a little; and where they
 would have nothing they get a batch now and then. Pure: no tensors, no clock.
 """
@@ -42,8 +43,8 @@ class Batcher:
     def __init__(self, bulk_tokens: int) -> None:
         """`bulk_tokens`: most tokens of a batch of bulk work."""
         self._bulk_tokens = bulk_tokens
-        self._line = _Line()
-        self._bulk = _Line()
+        self._line = _Line(turns=True)
+        self._bulk = _Line(turns=False)
         self._without_bulk = 0
 
     def __contains__(self, key: str) -> bool:
@@ -77,9 +78,10 @@ class Batcher:
 
 
 class _Line:
-    """Requests that take turns."""
+    """Requests that wait: with `turns` they take turns, else the first one goes before the next."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, turns: bool) -> None:
+        self._turns = turns
         self._requests: OrderedDict[str, deque[Job]] = OrderedDict()  # in the order of their turns
 
     def __contains__(self, key: str) -> bool:
@@ -108,13 +110,16 @@ class _Line:
         tokens = 0
         turns = self._sharing()
         while turns:
-            key = turns.popleft()
+            key = turns[0]
             job = self._requests[key][0]
             tokens += job.tokens
             if tokens > budget_tokens and (batch or not at_least_one):
                 break
             batch.append(job)
-            if self._take_turn(key):
+            left = self._take_turn(key)
+            if self._turns or not left:
+                turns.popleft()
+            if self._turns and left:
                 turns.append(key)
         return batch
 
@@ -125,13 +130,13 @@ class _Line:
         return deque(key for key, jobs in self._requests.items() if not jobs[0].alone)
 
     def _take_turn(self, key: str) -> bool:
-        """Drop the first input of a request, which goes to the end of the line; False when it was the last."""
+        """Drop the first input of a request, which with turns goes to the end; False when it was the last."""
         jobs = self._requests[key]
         jobs.popleft()
-        if jobs:
-            self._requests.move_to_end(key)
-        else:
+        if not jobs:
             del self._requests[key]
+        elif self._turns:
+            self._requests.move_to_end(key)
         return bool(jobs)
 
 

@@ -23,7 +23,7 @@ from xlmstream_server.broker import BrokerDown, Fenced, ItemResult, Output, Stop
 from xlmstream_server.broker.v1.messages_pb2 import Event, WorkerCard
 
 from xlmstream_worker.endings import FAILURES, log_end
-from xlmstream_worker.jobs.chunks import Chunks
+from xlmstream_worker.jobs.chunks import MOST_AT_ONCE, Chunks
 from xlmstream_worker.loops import Loops
 from xlmstream_worker.observe import fields
 from xlmstream_worker.preparing import Preparer
@@ -113,6 +113,7 @@ class Publisher:
         self._keep_place()
         self._take()
         self._take_chunks()
+        self._begin_items()
         self._found_broker()
         if self._idle and not self._draining.is_set():
             self._broker.wait(min(IDLE_WAIT_S, self._broker.reap_every_s))
@@ -138,7 +139,7 @@ class Publisher:
         outputs, self._endings = [*self._endings, *self._outputs(collected)], []
         for new in collected:
             if new.row.bulk:
-                self._carry_on(*self._chunks.push(new))
+                self._results += self._chunks.push(new)
         results, self._results = self._results, []
         if not (outputs or results or self._broker.held):
             return
@@ -201,21 +202,25 @@ class Publisher:
             self._preparer.submit(row)
 
     def _take_chunks(self) -> None:
-        room = self._chunks.room
+        room = self._chunks.room(self._unsaved)
         if self._draining.is_set() or room == 0 or not (self._chunks_wait or self._chunks_unanswered):
             return
         self._chunks_wait = False
         self._chunks_unanswered = True
-        given = self._broker.take_chunks(room)
+        given = self._broker.take_chunks(MOST_AT_ONCE, room)
         self._chunks_unanswered = False
         for taken in given:
-            self._carry_on(*self._chunks.took(taken))
+            self._results += self._chunks.took(taken)
 
-    def _carry_on(self, rows: Sequence[Row], results: Sequence[ItemResult]) -> None:
-        """Of a chunk: what is to run now, and what has its result."""
-        self._results += results
-        for row in rows:
+    def _begin_items(self) -> None:
+        """Have as many items of chunks run as may be without a saved result."""
+        for row in self._chunks.begin(self._unsaved):
             self._preparer.submit(row)
+
+    @property
+    def _unsaved(self) -> int:
+        """Results of items that the broker has not."""
+        return self._broker.unsaved_results + len(self._results)
 
     # The place in the queue
 

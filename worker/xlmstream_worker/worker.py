@@ -21,6 +21,7 @@ from xlmstream_server.broker.v1.messages_pb2 import Event
 
 from xlmstream_worker.bulk_rows import BulkRows, StepCosts
 from xlmstream_worker.decoder import DecoderEngine
+from xlmstream_worker.observe import fields
 from xlmstream_worker.rows import Outbox, Row, RowEvents
 from xlmstream_worker.sequences import StepResult
 from xlmstream_worker.tasks.generate import Generation
@@ -125,6 +126,7 @@ class DecodeLoop:
             self._outbox.put([RowEvents(start.row, (refused,))])
         else:
             self._running[start.row.key] = (start.row, start.generation)
+            log.debug("generating", extra=fields(execution_id=start.row.execution_id))
 
     def _forget(self, key: str) -> None:
         """Have the engine compute nothing more of a row."""

@@ -17,8 +17,9 @@ from xlmstream_server.broker.job_values import ChunkItem, ItemResult, TakenChunk
 from xlmstream_server.broker.v1.messages_pb2 import JobSpec
 from xlmstream_server.broker.values import Stop
 
-# Results of an unfinished chunk that are older are saved.
+# Results of unfinished chunks are saved when the oldest of a chunk is older, and when there are so many of all of them.
 SAVE_AFTER_S = 0.5
+SAVE_RESULTS = 128
 
 
 @dataclass(slots=True)
@@ -37,7 +38,8 @@ class ChunkRow:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cancelled: bool = False
-    # When the oldest result came that the broker has not.
+    # Results that the broker has not, and when the oldest of them came.
+    unsaved: int = 0
     unsaved_since: float | None = None
 
     def add(self, result: JobResult) -> None:
@@ -47,6 +49,7 @@ class ChunkRow:
             return
         result.key, result.attempt = key, self.attempt
         self._count(result, result.SerializeToString())
+        self.unsaved += 1
         if self.unsaved_since is None:
             self.unsaved_since = time.monotonic()
 
@@ -115,15 +118,21 @@ class HeldChunks(dict[str, ChunkRow]):
         if row is not None:
             row.add(one.result)
 
+    @property
+    def unsaved(self) -> int:
+        """Results that the broker has not."""
+        return sum(row.unsaved for row in self.values())
+
     def reports(self, shard: int, chunk_ids: Iterable[str], *, save: bool) -> tuple[list[str], list[Argument]]:
         """Those of a shard of which the broker should hear, and what settle.lua takes of them.
 
-        That is of those that have ended or have old news, and with `save` of all that have news.
+        That is of those that have ended or have old news, and with `save` or much news of all that have some.
         """
         now, names, arguments = time.monotonic(), list[str](), list[Argument]()
+        save = save or self.unsaved >= SAVE_RESULTS
         for name in chunk_ids:
             row = self[name]
-            if row.shard == shard and (row.due(now) or (save and row.unsaved_since is not None)):
+            if row.shard == shard and (row.due(now) or (save and row.unsaved)):
                 names.append(name)
                 arguments += (name, *row.report())
         return names, arguments
@@ -132,7 +141,7 @@ class HeldChunks(dict[str, ChunkRow]):
         """The broker has heard of these, and knows the `lost` ones no longer as ours. `stop` is told which to drop."""
         for name in names:
             row = self[name]
-            row.unsaved_since = None
+            row.unsaved, row.unsaved_since = 0, None
             if row.cancelled:
                 stop[name] = Stop.CANCELLED
             elif name in lost and row.keys:

@@ -24,6 +24,7 @@ from xlmstream_server.broker.v1.messages_pb2 import Envelope, WorkerCard
 from xlmstream_server.broker.values import Output, Published, Stop, Taken
 
 CARD_ALIVE_MS = 30_000
+ANY_ITEMS = 1 << 31
 LONGEST_WAIT_S = 2.0
 
 _WORKER_ID = re.compile(r"[A-Za-z0-9._-]{1,48}")
@@ -201,8 +202,15 @@ class WorkerBroker:
         self._unsure = unsure
         return taken
 
-    def take_chunks(self, n: int) -> list[TakenChunk]:
+    @property
+    def unsaved_results(self) -> int:
+        """Results of items that were handed to `publish` and that the broker has not: lost if this process dies."""
+        return self._chunks.unsaved
+
+    def take_chunks(self, n: int, items: int = ANY_ITEMS) -> list[TakenChunk]:
         """Own up to `n` more chunks, model by model and job by job in turn; never blocks. Fewer, or none, is normal.
+
+        None comes behind those that have `items` items together: only the last one may go beyond.
 
         Nothing here looks at what else waits: ask when there is room besides the requests, or when chunks have waited
         long enough. Ask behind `take`, which alone moves the place from which `wait` listens.
@@ -218,7 +226,8 @@ class WorkerBroker:
             if self._alone():
                 unsure = unsure or recover
                 continue
-            arguments: list[Argument] = [self._life, n - len(taken), int(recover), len(self.held), *self.held]
+            left = items - sum(len(one.items) for one in taken)
+            arguments: list[Argument] = [self._life, n - len(taken), int(recover), left, len(self.held), *self.held]
             arguments += self._chunk_models
             (reply,) = self._link.scripts("take_chunks", [(root, arguments)])
             now, more = self._checked(reply)[:2]
@@ -251,8 +260,9 @@ class WorkerBroker:
         """Send one step's output in one round trip: every row's events, terminal ones included, one frame a gateway.
 
         Rows without output need not be named; output of rows no longer held is dropped. A row whose terminal event was
-        accepted is no longer held. Where chunks end or have results that are older than half a second, these go with a
-        second round trip. A chunk that has a result for each item, or that is to stop, ends by itself.
+        accepted is no longer held. Where a chunk ends or has results older than half a second, they go with a second
+        round trip, and those of all chunks once they are 128. A chunk that has a result for each item, or that is to
+        stop, ends by itself.
 
         Args:
             outputs: events of executions.

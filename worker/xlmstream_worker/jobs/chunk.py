@@ -52,6 +52,10 @@ class Chunk:
         """The parts that have not ended."""
         return tuple(self._parts)
 
+    def items_of(self, row: Row) -> int:
+        """Items of a part that has not ended."""
+        return len(self._parts[row])
+
     def push(self, row: Row, events: Sequence[Event], ended: bool) -> tuple[list[Row], list[ItemResult]]:
         """Take new events of a part. With its end come the results of its items; or, where a defect ended it and one
         of several items may be at fault, further rows to run, each with one of them."""

@@ -1,7 +1,9 @@
-"""The chunks in this worker's hands, and how many more it may take.
+"""The chunks in this worker's hands: which of their items run now, and how many more chunks it may take.
 
-A worker holds enough of them that neither engine waits for the next one, and no more: what it holds runs again if it
-dies, and nobody else can take it. What is held waits for everything else that comes, row by row and batch by batch.
+What a worker computes of jobs, and what it has computed and the broker has not, runs again if the worker dies. So of
+all items that have begun never more than `MOST_UNSAVED` are without a saved result: a crash repeats no more than that,
+one chunk's worth, however many chunks are in hand. The next chunk is taken when some of it can begin at once, so none
+waits here untouched; and what is in hand waits for everything else that comes, row by row and batch by batch.
 """
 
 from __future__ import annotations
@@ -9,23 +11,27 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 
 from xlmstream_server.broker import ItemResult, TakenChunk, is_terminal
 
 from xlmstream_worker.bulk_rows import own_slots
 from xlmstream_worker.jobs.chunk import Chunk, refused
+from xlmstream_worker.jobs.tasks import BATCHED_ITEMS
 from xlmstream_worker.observe import fields
 from xlmstream_worker.rows import Row, RowEvents
 from xlmstream_worker.text_model import TextRate
 
 log = logging.getLogger(__name__)
 
+# Most items that have begun and whose results the broker has not: what a crash repeats at most. As many as a chunk has.
+MOST_UNSAVED = 256
 # Sequences in hand for each slot, and batches of the encoder, below which the next chunk is taken.
 SEQUENCES_A_SLOT = 2
 BATCHES_IN_HAND = 3
-MOST_AT_ONCE = 8
-# Of the mean size, how much the newest chunk counts.
+MOST_AT_ONCE = 32
+# Of the mean load of an item, how much the newest chunk counts.
 _NEWEST = 0.2
 
 
@@ -46,6 +52,8 @@ class Chunks:
         self._text_rate = text_rate
         self._chunks: dict[str, Chunk] = {}
         self._chunk_of: dict[Row, Chunk] = {}
+        self._waiting: deque[Row] = deque()  # the oldest first
+        self._begun: dict[Row, int] = {}  # items of each row that runs
         self._loads: dict[str, float] = {}  # of an item of each chunk
         self._mean_load = 1.0
 
@@ -59,11 +67,33 @@ class Chunks:
         """The ids of all chunks."""
         return tuple(self._chunks)
 
-    @property
-    def room(self) -> int:
-        """How many more chunks to take."""
+    def room(self, unsaved: int) -> int:
+        """Items of further chunks to take: so many that some of each chunk can begin at once.
+
+        Args:
+            unsaved: results that were given here and that the broker has not.
+        """
         load = sum(chunk.items_left * self._loads[name] for name, chunk in self._chunks.items())
-        return 0 if load >= 1 else min(math.ceil((1 - load) / self._mean_load), MOST_AT_ONCE)
+        if self._waiting or load >= 1:
+            return 0
+        return min(math.ceil((1 - load) / self._mean_load), max(self._left(unsaved) - BATCHED_ITEMS + 1, 0))
+
+    def begin(self, unsaved: int) -> list[Row]:
+        """The rows to run from now on, in the order of the items. `unsaved` as for `room`."""
+        rows, left = [], self._left(unsaved)
+        while self._waiting:
+            items = self._chunk_of[self._waiting[0]].items_of(self._waiting[0])
+            if items > left:
+                break
+            row = self._waiting.popleft()
+            self._begun[row] = items
+            rows.append(row)
+            left -= items
+        return rows
+
+    def _left(self, unsaved: int) -> int:
+        """How many more items may begin."""
+        return MOST_UNSAVED - unsaved - sum(self._begun.values())
 
     @property
     def own_slots(self) -> int:
@@ -71,37 +101,39 @@ class Chunks:
         generating = any(chunk.sequences for chunk in self._chunks.values())
         return own_slots(self._slots) if generating else 0
 
-    def took(self, taken: TakenChunk) -> tuple[Sequence[Row], list[ItemResult]]:
-        """A chunk is in hand: the rows to run, or the results where it cannot be run."""
+    def took(self, taken: TakenChunk) -> list[ItemResult]:
+        """A chunk is in hand: its rows are to begin, or it has its results already where it cannot be run."""
         try:
             chunk = Chunk(taken)
         except KeyError:
-            return (), refused(taken)
+            return refused(taken)
         self._chunks[taken.chunk_id] = chunk
         self._loads[taken.chunk_id] = load = self._load(chunk)
-        self._mean_load += _NEWEST * (load * chunk.items_left - self._mean_load)
+        self._mean_load += _NEWEST * (load - self._mean_load)
         for row in chunk.rows:
             self._chunk_of[row] = chunk
+        self._waiting.extend(chunk.rows)
         self._any_in_hand(True)
         taking = fields(chunk_id=taken.chunk_id, items=len(taken.items), deaths=taken.deaths, alone=taken.alone)
         log.info("chunk taken", extra=taking)
-        return chunk.rows, []
+        return []
 
-    def push(self, new: RowEvents) -> tuple[Sequence[Row], list[ItemResult]]:
-        """Take new events of a part; with its end come the results of its items, or further rows to run."""
+    def push(self, new: RowEvents) -> list[ItemResult]:
+        """Take new events of a row; with its end come the results of its items, or further rows that are to begin."""
         if new.row.ended:
-            return (), []
+            return []
         chunk = self._chunk_of[new.row]
         ended = is_terminal(new.events[-1])
         rows, results = chunk.push(new.row, new.events, ended)
         if ended:
-            del self._chunk_of[new.row]
+            del self._chunk_of[new.row], self._begun[new.row]
         for row in rows:
             self._chunk_of[row] = chunk
+        self._waiting.extendleft(reversed(rows))
         if not chunk.rows:
             self._forget(chunk)
             _log_end(chunk)
-        return rows, results
+        return results
 
     def drop(self, chunk_id: str) -> tuple[Row, ...]:
         """A chunk is not wanted any more: the rows to end."""
@@ -110,6 +142,8 @@ class Chunks:
         for row in rows:
             row.ended = True
             del self._chunk_of[row]
+            self._begun.pop(row, None)
+        self._waiting = deque(row for row in self._waiting if not row.ended)
         self._forget(chunk)
         return rows
 

@@ -1,15 +1,19 @@
 -- Gives parts of jobs to a worker: the only way to own one.
--- life, n, recover, number of held, held ids..., models...
+-- life, n, recover, items, number of held, held ids..., models...
 -- -> FENCED | OK now more {id, spec, JobItems of its chunk, index of the chunk's first item, attempt, offsets,
 --    saved JobResults, deaths, alone}...
--- recover and more as for take.
+-- recover and more as for take. No part is given behind those that have `items` items together.
 local QUARANTINE_MS = 10000 -- so long a part that has to run alone waits for a worker that happens to hold nothing
-read_arguments(4)
+local items_left = tonumber(ARGV[4])
+read_arguments(5)
 if not call('ZSCORE', ws, life) then return {'FENCED'} end
 
+function wanted() return #given < n and items_left > 0 end
+
 local function give(id, alone)
-  local v = call('HMGET', execution(id), 'job', 'chunk', 'attempt', 'offsets', 'deaths')
+  local v = call('HMGET', execution(id), 'job', 'chunk', 'attempt', 'offsets', 'deaths', 'items')
   local jid = v[1]
+  items_left = items_left - v[6]
   given[#given + 1] = {id, call('HGET', job_key(jid), 'spec'), get_input(jid, v[2]),
     tonumber(call('LINDEX', job_key(jid, ':at'), v[2])), tonumber(v[3]), v[4], call('GET', root .. 'j:' .. id) or '',
     tonumber(v[5] or 0), alone}
@@ -55,15 +59,18 @@ if not quarantined and n > 0 then
   end
 end
 
+-- Gives the next part that waits; false where there is none.
+local function take_one(model)
+  local before = #given
+  take_from(model, 'c', before + 1, start)
+  return #given > before
+end
+
 -- First what was given back, then job by job in turn.
 if not quarantined then
   for _, model in ipairs(models) do
-    take_from(model, 'c', n, start)
-    local wanted = n - #given
-    for _ = 1, wanted do
-      if not begin_next(model) then break end
-    end
-    if wanted > 0 then take_from(model, 'c', n, start) end
+    while wanted() and take_one(model) do end
+    while wanted() and begin_next(model) do take_one(model) end
   end
 end
 

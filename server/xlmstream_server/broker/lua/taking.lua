@@ -4,6 +4,9 @@ local life, n, recover = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local held, models = {}, {}
 local given, owned, quarantined, more = {}, {}, false, 0
 
+-- Whether to give one more.
+local function wanted() return #given < n end
+
 -- Reads what the life holds, a number and ids, and its models from ARGV[at] on.
 local function read_arguments(at)
   local last_held = at + tonumber(ARGV[at])
@@ -45,7 +48,7 @@ local function recover_from(stream, give_again)
       if not (id and held[id]) then
         if not id or call('HGET', execution(id), 'entry') ~= entry[1] then
           drop(stream, entry[1])
-        elseif #given < n then
+        elseif wanted() then
           give_again(id)
         else
           more = 1
