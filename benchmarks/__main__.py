@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("tokenizer", "encoder", "decode", "system", "jobs")
+NAMES = ("tokenizer", "encoder", "decode", "system", "jobs", "job_chaos")
 
 
 def main() -> int:

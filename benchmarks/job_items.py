@@ -11,6 +11,13 @@ from xlmstream import JobItem, TextInput
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "worker" / "xlmstream_worker" / "demo"
+MODELS = {"embed": "xlm-mlm-demo", "generate": "xlm-clm-demo"}
+NEW_TOKENS = 4
+PROMPT_WORDS = 6
+PARAMETERS: dict[str, dict[str, object]] = {
+    "embed": {"truncation": "keep_start"},
+    "generate": {"max_new_tokens": NEW_TOKENS, "ignore_eos": True},
+}
 LANGUAGES = ("en", "fr", "de", "es")
 # Sentences of the published collections the project measures with, one JSON object a line: lang, text.
 PUBLISHED = ROOT.parent / "shared" / "data" / "sentences.jsonl"
@@ -34,8 +41,9 @@ def sentences(path: Path) -> list[tuple[str, str]]:
     return [(line["lang"], line["text"]) for line in lines if line["lang"] in LANGUAGES]
 
 
-def beginnings(given: Sequence[tuple[str, str]], words: int) -> list[tuple[str, str]]:
-    """The first words of each, as prompts."""
+def texts_of(task: str, given: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Whole sentences for Embed, their first words as prompts for Generate."""
+    words = PROMPT_WORDS if task == "generate" else None
     return [(language, " ".join(text.split()[:words])) for language, text in given]
 
 

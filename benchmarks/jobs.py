@@ -1,15 +1,14 @@
 """Jobs: what an upload costs gateway and broker, how fast items run and results are read, and what calls feel of it.
 
-    python -m benchmarks.jobs [--items N] [--tasks embed,generate] [--chaos] [--sentences FILE] [--json FILE]
+    python -m benchmarks.jobs [--items N] [--tasks embed,generate] [--sentences FILE] [--json FILE]
 
 1. Upload of N items to a paused job: items/s, CPU microseconds an item of client and gateway beside the parse of one
    such item, bytes an item in the broker beside its bytes on the wire.
 2. The job runs on one worker with one compute thread: results/s; then all results are read.
 3. Calls of the same task, one after another with pauses: before the job, and while it runs.
-4. With --chaos: an embed job of as many first words of sentences on two workers, one of which is killed every few
-   seconds, with an upload broken off 20 times and a gateway killed twice.
 
-Client and all processes share the machine: CPU seconds count, rates and latencies are noisy.
+`job_chaos` does the same while everything breaks. Client and all processes share the machine: CPU seconds count, rates
+and latencies are noisy.
 """
 
 from __future__ import annotations
@@ -27,20 +26,23 @@ from xlmstream import Client, JobState
 from xlmstream.jobs import Job
 from xlmstream.v1.job_pb2 import JobItem as WireItem
 
-from benchmarks import job_batches, job_chaos, processes
-from benchmarks.job_items import DEMO, PUBLISHED, beginnings, items, sentences
+from benchmarks import job_batches, processes
+from benchmarks.job_items import (
+    DEMO,
+    MODELS,
+    NEW_TOKENS,
+    PARAMETERS,
+    PROMPT_WORDS,
+    PUBLISHED,
+    items,
+    sentences,
+    texts_of,
+)
 from benchmarks.report import Table, finish, parser
 
-MODELS = {"embed": "xlm-mlm-demo", "generate": "xlm-clm-demo"}
 SLOTS = 32
-NEW_TOKENS = 4
-PROMPT_WORDS = 6
 CALLS = 200
 PAUSE_S = 0.05
-PARAMETERS: dict[str, dict[str, object]] = {
-    "embed": {"truncation": "keep_start"},
-    "generate": {"max_new_tokens": NEW_TOKENS, "ignore_eos": True},
-}
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,7 @@ def latencies(call: Callable[[int], object], count: int) -> Latencies:
 
 
 def run_task(task: str, given: Sequence[tuple[str, str]], count: int) -> Run:
-    if task == "generate":
-        given = beginnings(given, PROMPT_WORDS)
+    given = texts_of(task, given)
     name, parameters = MODELS[task], PARAMETERS[task]
     with (
         processes.service([f"{name}={DEMO / name}"], slots=SLOTS) as service,
@@ -265,17 +266,12 @@ def main() -> int:
     options = parser(__doc__)
     options.add_argument("--items", type=int, default=100_000, metavar="N", help="default: 100000")
     options.add_argument("--tasks", default="embed,generate", metavar="NAMES", help="default: embed,generate")
-    options.add_argument("--chaos", action="store_true", help="also the job whose every part is killed again and again")
     options.add_argument("--sentences", type=Path, default=PUBLISHED, metavar="FILE", help="JSON lines: lang, text")
     arguments = options.parse_args()
     given = sentences(arguments.sentences)
     tasks = [task for task in arguments.tasks.split(",") if task]
     runs = {task: run_task(task, given, arguments.items) for task in tasks}
-    tables = []
-    if runs:
-        tables = [upload_table(runs, arguments.items), run_table(runs, arguments.items), latency_table(runs)]
-    if arguments.chaos:
-        tables.append(job_chaos.run(beginnings(given, PROMPT_WORDS), arguments.items))
+    tables = [upload_table(runs, arguments.items), run_table(runs, arguments.items), latency_table(runs)]
     finish(tables, arguments.json)
     return 0
 
