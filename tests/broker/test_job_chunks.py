@@ -175,6 +175,42 @@ async def test_a_poisoned_item_is_isolated_and_fails_alone(
     assert (await gateway.jobs.get(TENANT, "a")).state == JOB_STATE_SUCCEEDED
 
 
+@pytest.mark.parametrize("retried", [False, True])
+async def test_a_chunk_that_is_split_keeps_what_was_saved_and_counts_each_item_once(
+    client: redis.Redis, broker_url: str, gateway: GatewayBroker, retried: bool
+) -> None:
+    """One worker dies with it after some progress, the next without, and the third while it runs alone."""
+    await sealed_job(gateway, 40)
+    attempt = 1
+    if retried:
+        attempt = 2
+        with worker_on(FlakyLink(broker_url), "first") as worker:
+            drain(worker, bad=range(40))
+        await gateway.jobs.retry(TENANT, "a")
+    for i, saved in enumerate(([3, 5], [], [])):
+        with worker_on(FlakyLink(broker_url), f"w{i}") as worker:
+            worker.reap()
+            (chunk,) = worker.take_chunks(1)
+            assert (len(chunk.items), chunk.alone) == ((40, 38, 38)[i], i == 2)
+            worker.publish([], results_of(chunk, indices=saved, bad=[5]))
+            age(worker)
+            worker.publish([])
+            lapse(client, worker)
+            worker.begin()
+    with worker_on(FlakyLink(broker_url), "last") as worker:
+        worker.reap()
+        chunks = drain(worker)
+    assert len(chunks) == 16
+    assert all(chunk.alone for chunk in chunks)
+    assert sorted(one.index for chunk in chunks for one in chunk.items) == [i for i in range(40) if i not in (3, 5)]
+    record = await gateway.jobs.get(TENANT, "a")
+    assert (record.state, record.succeeded, record.failed) == (JOB_STATE_PARTIALLY_SUCCEEDED, 39, 1)
+    assert record.errors == (ErrorCount("INVALID_INPUT", 1, 5),)
+    assert [(one.index, one.attempt, one.HasField("error")) for one in await read(gateway.jobs)] == [
+        (i, attempt, i == 5) for i in range(40)
+    ]
+
+
 async def test_a_job_may_allow_fewer_deaths(client: redis.Redis, broker_url: str, gateway: GatewayBroker) -> None:
     await sealed_job(gateway, 1, max_attempts=1)
     for i in range(2):
@@ -349,6 +385,25 @@ async def test_the_broker_holds_little_more_than_the_inputs(
     grown = client.info("memory")["used_memory_dataset"] - before
     assert wire < weight <= 1.15 * wire
     assert grown <= 1.15 * wire
+
+
+async def test_who_gave_a_chunk_back_and_did_not_hear_of_it_stores_nothing_of_it(
+    gateway: GatewayBroker, worker: WorkerBroker, other_worker: WorkerBroker
+) -> None:
+    await sealed_job(gateway, 20)
+    (chunk,) = worker.take_chunks(1)
+    link = worker._link
+    assert isinstance(link, FlakyLink)
+    link.lose = "reply"
+    with pytest.raises(BrokerDown):
+        worker.handoff([chunk.chunk_id])
+    (again,) = other_worker.take_chunks(1)
+    assert again.chunk_id == chunk.chunk_id
+    worker.publish([], results_of(chunk, bad=range(20)))
+    assert worker.held == ()
+    assert (await gateway.jobs.get(TENANT, "a")).running == 20
+    finish(other_worker, [again])
+    assert (await gateway.jobs.get(TENANT, "a")).succeeded == 20
 
 
 async def test_many_results_are_saved_however_young_they_are(

@@ -25,10 +25,13 @@ from hypothesis.stateful import (
 from xlmstream.v1.job_pb2 import (
     JOB_RESULT_ORDER_COMPLETION,
     JOB_RESULT_ORDER_INPUT,
+    JOB_STATE_ACCEPTING,
     JOB_STATE_CANCELLED,
+    JOB_STATE_CANCELLING,
     JOB_STATE_EXPIRED,
     JOB_STATE_FAILED,
     JOB_STATE_PARTIALLY_SUCCEEDED,
+    JOB_STATE_RUNNING,
     JOB_STATE_SUCCEEDED,
     JobResult,
     JobResultOrder,
@@ -62,7 +65,8 @@ class Known:
     tenant: str
     job_id: str
     items: int = 0
-    sealed: bool = False
+    # Items that were skipped when it was last retried: no retry runs them.
+    skipped: int = 0
     # Outcomes that workers gave, by attempt and index.
     given: dict[tuple[int, int], list[bytes]] = field(default_factory=dict)
     # Outcomes that were read.
@@ -155,11 +159,13 @@ class Jobs(RuleBasedStateMachine):
         except JobStateForbids:
             assert record.sealed or record.ended or self.ending(known)
         else:
+            closed = record.sealed or record.state >= JOB_STATE_CANCELLING
+            assert not closed or first + n <= known.items, "a job that takes nothing more has taken items"
             known.items = max(known.items, first + n)
             assert committed == known.items
 
     def ending(self, known: Known) -> bool:
-        return self.record(known).state >= 5  # CANCELLING and what follows it
+        return self.record(known).state >= JOB_STATE_CANCELLING  # and what follows it
 
     @rule(pick=PICK, lose=LOSE)
     @precondition(lambda self: self.known)
@@ -172,10 +178,11 @@ class Jobs(RuleBasedStateMachine):
     )
     @precondition(lambda self: self.known)
     def changes(self, pick: int, lose: str | None, verb: str) -> None:
-        known, jobs = self.pick_job(pick), self.gateway.jobs
-        if verb == "cancel" and pick % 3:
-            return  # not too often
-        before = self.record(known)
+        if verb != "cancel" or pick % 3 == 0:  # not too often
+            self.change(self.pick_job(pick), lose, verb)
+
+    def change(self, known: Known, lose: str | None, verb: str) -> None:
+        jobs, before = self.gateway.jobs, self.record(known)
         try:
             match verb:
                 case "pause":
@@ -187,7 +194,11 @@ class Jobs(RuleBasedStateMachine):
                 case "retry":
                     key = f"retry {before.attempt}"
                     after = self.run(lose, lambda: jobs.retry(known.tenant, known.job_id, key))
-                    assert after.attempt == before.attempt + (before.ended and before.failed > 0)
+                    begins = before.ended and before.failed > 0
+                    assert after.attempt == before.attempt + begins
+                    if begins:
+                        assert (after.pending, after.failed, after.errors) == (before.failed, 0, ())
+                        known.skipped = before.skipped
                 case "delete":
                     if lose != "reply":  # told twice, the second finds nothing
                         self.run(lose, lambda: jobs.delete(known.tenant, known.job_id))
@@ -198,7 +209,55 @@ class Jobs(RuleBasedStateMachine):
                 assert not before.ended
             else:
                 assert verb in ("pause", "resume")
-                assert before.state >= 5
+                assert before.state >= JOB_STATE_CANCELLING
+
+    @rule(
+        pick=PICK,
+        lose=LOSE,
+        share=st.integers(0, 6),
+        again=st.booleans(),
+        given_back=st.booleans(),
+        then=st.sampled_from(["pause", "cancel", "cancel", "upload", "retry", "killer"]),
+    )
+    @precondition(lambda self: self.known and self.workers)
+    def something_happens_half_way(
+        self, pick: int, lose: str | None, share: int, again: bool, given_back: bool, then: str
+    ) -> None:
+        """What chance seldom comes to: of a job, or of its retry, some is done, some runs and some waits."""
+        known = self.pick_job(pick)
+        for _ in range(2):
+            self.uploads(pick, None, 13, 0, False)
+        if again:
+            self.comes_to_its_end(known, pick)
+            self.change(known, lose, "retry")
+        self.take_chunks(pick, None, 3)
+        self.step(pick, None, share, True)
+        if given_back:
+            self.handoff(pick, None)
+        match then:
+            case "pause":
+                self.change(known, lose, "pause")
+                self.take_chunks(pick, None, 3)
+                self.change(known, lose, "resume")
+            case "cancel":
+                self.change(known, lose, "cancel")
+                self.uploads(pick, lose, 3, 0, False)
+            case "upload":
+                self.uploads(pick, lose, 9, 2, False)
+            case "retry":
+                self.comes_to_its_end(known, pick)
+                self.change(known, lose, "retry")
+            case "killer":
+                self.a_killer_is_among_them([share, 0, 0, share, 0, 0, 0])
+
+    def comes_to_its_end(self, known: Known, pick: int) -> None:
+        """As far as one worker gets."""
+        self.run(None, lambda: self.gateway.jobs.seal(known.tenant, known.job_id))
+        if not self.ending(known):
+            self.change(known, None, "resume")
+        for number in range(len(self.workers)):
+            self.handoff(number, None)
+        self.all_is_quiet(pick, None)
 
     @rule(pick=PICK, lose=LOSE)
     @precondition(lambda self: self.known)
@@ -254,13 +313,13 @@ class Jobs(RuleBasedStateMachine):
         if frozen:
             self.zombies.append(worker)
 
-    @rule(times=st.integers(1, 12), share=st.integers(0, 2))
-    def a_killer_is_among_them(self, times: int, share: int) -> None:
+    @rule(shares=st.lists(st.integers(0, 2), min_size=1, max_size=12))
+    def a_killer_is_among_them(self, shares: list[int]) -> None:
         """Worker after worker dies with what it has taken, with or without progress."""
         for worker in self.workers:
             lapse(self.client, worker.broker)
         self.workers.clear()
-        for _ in range(times):
+        for share in shares:
             self.worker_starts()
             self.reap(0, None)
             self.take_chunks(0, None, 1)
@@ -305,6 +364,7 @@ class Jobs(RuleBasedStateMachine):
             assert one.items
             assert not one.alone or (len(taken) == 1 and not worker.chunks and not worker.requests)
             known = self.known[one.spec.job_id]
+            assert self.record(known).state in (JOB_STATE_ACCEPTING, JOB_STATE_RUNNING)
             for each in one.items:
                 assert each.item.SerializeToString() == item(each.index)
                 assert (one.attempt, each.index) not in known.read, "what has its result is run again"
@@ -472,6 +532,7 @@ class Jobs(RuleBasedStateMachine):
         failed = [result for result in found if result.HasField("error")]
         assert (record.succeeded, record.failed) == (len(found) - len(failed), len(failed))
         assert record.skipped == record.items - len(found)
+        assert record.skipped >= known.skipped, "a retry has run what had not failed"
         stored: Counter[tuple[int, int]] = Counter()
         for key in self.client.scan_iter(f"{ROOT}job:*:out"):
             if self.client.hget(key.removesuffix(b":out"), "spec") == record.spec.SerializeToString():

@@ -321,6 +321,27 @@ async def test_a_cancelled_job_keeps_what_it_has(
     check_clean(client, [worker.life])
 
 
+async def test_a_job_that_is_cancelled_while_it_is_uploaded_takes_no_more(
+    gateway: GatewayBroker, worker: WorkerBroker
+) -> None:
+    jobs = gateway.jobs
+    await jobs.create(spec())
+    await upload(jobs, 700, seal=False)
+    (running,) = worker.take_chunks(1)
+    await jobs.cancel(TENANT, "a")
+    with pytest.raises(JobStateForbids):
+        await upload(jobs, 800, first=700, seal=False)
+    assert await upload(jobs, 700, seal=False) == 700  # what is there may come again
+    assert worker.take_chunks(9) == []
+    worker.publish([], results_of(running, indices=[7, 8], bad=[7]))
+    record = await jobs.get(TENANT, "a")
+    assert (record.state, record.items, record.succeeded, record.failed) == (JOB_STATE_CANCELLED, 700, 1, 1)
+    await jobs.retry(TENANT, "a")  # of what had failed, and of nothing that had not begun
+    assert [[one.index for one in chunk.items] for chunk in drain(worker)] == [[7]]
+    record = await jobs.get(TENANT, "a")
+    assert (record.succeeded, record.failed, record.skipped) == (2, 0, 698)
+
+
 async def test_the_failure_policy_ends_a_job(gateway: GatewayBroker, worker: WorkerBroker) -> None:
     jobs = gateway.jobs
     await jobs.create(spec(max_failed=2))
