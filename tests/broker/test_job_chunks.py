@@ -60,12 +60,20 @@ async def test_what_was_saved_is_not_run_again(
     (chunk,) = worker.take_chunks(1)
     worker.publish([], results_of(chunk, indices=[4, 2], bad=[2]))
     assert not client.exists(f"{ROOT}j:{chunk.chunk_id}")  # not at every step
+    before = await gateway.jobs.get(TENANT, "a")
+    assert (before.running, before.succeeded, before.failed) == (20, 0, 0)
     age(worker)
     worker.publish([])
     assert client.exists(f"{ROOT}j:{chunk.chunk_id}")
+    record = await gateway.jobs.get(TENANT, "a")  # what is saved counts, and who waits is told
+    assert (record.pending, record.running, record.succeeded, record.failed) == (0, 18, 1, 1)
+    assert (record.errors, record.prompt_tokens) == ((ErrorCount("INVALID_INPUT", 1, 2),), 5)
+    assert record.version > before.version
     worker.publish([], results_of(chunk, indices=[7]))
     lapse(client, worker)
     assert other_worker.reap() == 1
+    record = await gateway.jobs.get(TENANT, "a")
+    assert (record.pending, record.running, record.succeeded, record.failed) == (18, 0, 1, 1)
     (again,) = other_worker.take_chunks(1)
     assert (again.deaths, again.alone) == (0, False)  # it had made progress
     assert [one.index for one in again.items] == [i for i in range(20) if i not in (2, 4)]

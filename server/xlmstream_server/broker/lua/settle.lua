@@ -9,7 +9,8 @@ if not call('ZSCORE', ws, life) then return {'FENCED'} end
 for i = 2, #ARGV, 8 do
   local id, ends, bytes = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local owned = progress(life, id)
-  local job = owned and load_job(call('HGET', execution(id), 'job') or '')
+  local jid = owned and call('HGET', execution(id), 'job') or ''
+  local job = owned and load_job(jid)
   if not job then
     lost[#lost + 1] = id
     if owned then close_part(id, '', 0, '', 0, 0, '') end -- the job is forgotten
@@ -20,6 +21,7 @@ for i = 2, #ARGV, 8 do
     call('HSET', execution(id), 'tally', table.concat(ARGV, '\n', i + 3, i + 7))
     local n_done = select(2, string.gsub(ARGV[i + 7], '%d+', ''))
     call('HSET', root .. 'own:' .. life, id, n_done)
+    changed(jid)
   end
 end
 account()
