@@ -16,11 +16,13 @@ from xlmstream_server.broker import (
     Fenced,
     GatewayBroker,
     ItemResult,
+    JobLimits,
     QueueFull,
     TakenChunk,
     WorkerBroker,
     job_wire,
 )
+from xlmstream_worker.jobs.chunks import MOST_AT_ONCE, MOST_UNSAVED
 
 
 def age(worker: WorkerBroker) -> None:
@@ -435,6 +437,24 @@ async def test_many_results_are_saved_however_young_they_are(
     worker.publish([])
     assert worker.unsaved_results == 0
     assert worker.held == (second.chunk_id,)
+
+
+async def test_the_few_items_that_failed_of_many_chunks_are_taken_together(
+    broker_url: str, worker: WorkerBroker
+) -> None:
+    """One item of each of sixty chunks: two takes, as many results saved in two calls, and nobody runs twice."""
+    async with await GatewayBroker.connect(broker_url, job_limits=JobLimits(chunk_items=5)) as gateway:
+        await sealed_job(gateway, 300)
+        bad = range(3, 300, 5)
+        drain(worker, bad=bad)
+        await gateway.jobs.retry(TENANT, "a")
+        takes = []
+        while taken := worker.take_chunks(MOST_AT_ONCE, MOST_UNSAVED):
+            takes.append([one.index for chunk in taken for one in chunk.items])
+            finish(worker, taken)
+        assert len(takes) == 2
+        assert sorted(index for take in takes for index in take) == list(bad)
+        assert (await gateway.jobs.get(TENANT, "a")).state == JOB_STATE_SUCCEEDED
 
 
 async def test_no_chunk_comes_behind_those_that_have_items_enough(gateway: GatewayBroker, worker: WorkerBroker) -> None:

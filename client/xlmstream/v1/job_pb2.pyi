@@ -371,7 +371,7 @@ class JobCounts(google.protobuf.message.Message):
     pending: builtins.int
     """Waiting to run, or to run again after RetryJob."""
     running: builtins.int
-    """In a chunk that a worker has begun."""
+    """In a chunk that a worker has begun, without a saved result."""
     succeeded: builtins.int
     failed: builtins.int
     """Their results hold the errors."""

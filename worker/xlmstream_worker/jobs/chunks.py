@@ -30,6 +30,7 @@ MOST_UNSAVED = 256
 # Sequences in hand for each slot, and batches of the encoder, below which the next chunk is taken.
 SEQUENCES_A_SLOT = 2
 BATCHES_IN_HAND = 3
+# Most chunks of a take: those of a retry have few items each.
 MOST_AT_ONCE = 32
 # Of the mean load of an item, how much the newest chunk counts.
 _NEWEST = 0.2
