@@ -225,6 +225,14 @@ class Jobs(RuleBasedStateMachine):
     ) -> None:
         """What chance seldom comes to: of a job, or of its retry, some is done, some runs and some waits."""
         known = self.pick_job(pick)
+        if self.ending(known) and not again:
+            self.comes_to_its_end(known, pick)
+            if self.record(known).ended:
+                self.change(known, None, "delete")
+            number = int(known.job_id.removeprefix("job-"))
+            self.creates(number, None)
+            pick = list(self.known).index(known.job_id)
+            known = self.pick_job(pick)
         for _ in range(2):
             self.uploads(pick, None, 13, 0, False)
         if again:
@@ -551,5 +559,5 @@ def test_histories(broker_url: str) -> None:
     machine = type("Machine", (Jobs,), {"url": broker_url})
     run_state_machine_as_test(
         machine,
-        settings=settings(max_examples=examples(40), stateful_step_count=60, suppress_health_check=list(HealthCheck)),
+        settings=settings(max_examples=examples(60), stateful_step_count=60, suppress_health_check=list(HealthCheck)),
     )
