@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from xlmstream_worker.training.corpus import CorpusError, Row
+from xlmstream_worker.training.labelled_batches import lang_ids
 from xlmstream_worker.training.tag_examples import ruled_examples
 from xlmstream_worker.training.tagged_text import Tagged, TagRules, alike, dressed
 from xlmstream_worker.training.treebank import Annotated, pieces_of, read_annotated
@@ -25,6 +26,12 @@ def rows() -> list[Row]:
 @pytest.fixture(scope="module")
 def rules(rows: list[Row]) -> TagRules:
     return TagRules(rows, sorted(SENTENCES))
+
+
+@pytest.fixture(scope="module")
+def toy_rules(rows: list[Row], toy_tokenizer: XLMTokenizer) -> TagRules:
+    """For the languages of the toy tokenizer."""
+    return TagRules(rows, sorted(lang_ids(toy_tokenizer)))
 
 
 @pytest.mark.parametrize(
@@ -91,26 +98,28 @@ def test_dressing_up_keeps_every_word_s_tag() -> None:
     assert {"digits", "fries", '"', "(", ")"} <= seen
 
 
-def test_ruled_examples_carry_a_tag_a_word(rules: TagRules, rows: list[Row], toy_tokenizer: XLMTokenizer) -> None:
+def test_ruled_examples_carry_a_tag_a_word(toy_rules: TagRules, rows: list[Row], toy_tokenizer: XLMTokenizer) -> None:
     held = [Row("valid", row.texts) for row in rows]
-    examples = ruled_examples(rules, [*rows, *held], toy_tokenizer, max_positions=64)
-    for lang, texts in SENTENCES.items():
+    examples = ruled_examples(toy_rules, [*rows, *held], toy_tokenizer, max_positions=64)
+    for lang, index in lang_ids(toy_tokenizer).items():
+        texts = SENTENCES[lang]
         assert len(examples["train"][lang]) == len(examples["valid"][lang]) == len(texts)
         for example, text in zip(examples["valid"][lang], texts, strict=True):
             pieces = toy_tokenizer.tokenize(text, lang=lang)
+            assert example.lang_id == index
             assert example.ids[1:-1].tolist() == toy_tokenizer.convert_tokens_to_ids(pieces)[:62]
             ends = [True, *(piece.endswith("</w>") for piece in pieces)]
             assert (example.labels[1:-1] >= 0).tolist() == ends[: len(pieces)][:62]
             tags = [TAGS[label] for label in example.labels if label >= 0]
-            assert tags == list(rules.tag(text, lang).tags)[: len(tags)]
+            assert tags == list(toy_rules.tag(text, lang).tags)[: len(tags)]
 
 
 def test_words_shown_in_short_pieces_are_the_same_words(
-    rules: TagRules, rows: list[Row], toy_tokenizer: XLMTokenizer
+    toy_rules: TagRules, rows: list[Row], toy_tokenizer: XLMTokenizer
 ) -> None:
     """What training shows still spells words; some in more pieces than the vocabulary needs."""
-    examples = ruled_examples(rules, rows, toy_tokenizer, max_positions=64)["train"]["en"]
-    whole = {word.rstrip() for text in SENTENCES["en"] for word in rules.tag(text, "en").words}
+    examples = ruled_examples(toy_rules, rows, toy_tokenizer, max_positions=64)["train"]["en"]
+    whole = {word.rstrip() for text in SENTENCES["en"] for word in toy_rules.tag(text, "en").words}
     longer = 0
     for example in examples:
         starts = [*np.flatnonzero(example.labels >= 0).tolist(), len(example.ids) - 1]

@@ -17,7 +17,7 @@ HEADS = ("language", "tags", "ruled_tags", "entities", "answers")
 OBJECTIVES = ("clm", "mlm", "tlm", "ranking", "translation", *HEADS)
 ALONE = ("clm", "translation", *HEADS)
 # These read text of whatever language, and are not told which.
-LANGUAGE_BLIND = ("language", "tags", "ruled_tags")
+LANGUAGE_BLIND = ("language", "tags")
 # Their labels are made by rules over aligned text, which exist for these languages and start from English.
 RULED_HEADS = {"ruled_tags", "entities", "answers"}
 RULED = ("de", "en", "es", "fr")

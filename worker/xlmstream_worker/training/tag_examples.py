@@ -1,6 +1,6 @@
 """Examples for a tagger: sentences with parts of speech made by rules, or by people."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from xlmstream_worker.xlm import XLMTokenizer
 from .batches import IGNORED
 from .bpe import END_OF_WORD
 from .corpus import SPLITS, Row
-from .labelled_batches import Example, labelled
+from .labelled_batches import Example, labelled, lang_ids
 from .tagged_text import Tagged, TagRules, alike, dressed
 from .treebank import pieces_of, read_annotated
 from .word_classes import TAGS
@@ -23,12 +23,16 @@ CUT_SHORTER, SHORTER = 0.3, (1, 2, 3, 4)
 
 
 def annotated_examples(
-    path: Path, tokenizer: XLMTokenizer, languages: Iterable[str], max_positions: int
+    path: Path,
+    tokenizer: XLMTokenizer,
+    languages: Iterable[str],
+    max_positions: int,
+    lang2id: Mapping[str, int] | None = None,
 ) -> dict[str, dict[str, list[Example]]]:
     """The sentences of a treebank (see `treebank`), as {"train" or "test": {language: examples}}.
 
     The first piece of each word carries its tag. Every fifth sentence is held out, by its key, which translations
-    share. Too long sentences are left out.
+    share. Too long sentences are left out. `lang2id`: of a model that is told the language.
     """
     splits: dict[str, dict[str, list[Example]]] = {
         split: {lang: [] for lang in languages} for split in ("train", "test")
@@ -42,7 +46,9 @@ def annotated_examples(
             for first, tag in tags:
                 labels[first + 1] = TAGS.index(tag)
             split = "test" if place % HELD_OUT_EVERY == 0 else "train"
-            splits[split][sentence.lang].append(labelled(np.array(ids, dtype=np.int32), labels))
+            splits[split][sentence.lang].append(
+                labelled(np.array(ids, dtype=np.int32), labels, lang2id[sentence.lang] if lang2id else None)
+            )
     return splits
 
 
@@ -53,14 +59,14 @@ def ruled_examples(
     word carries its tag; too long sentences are cut. Those to train on are dressed up (see `dressed`), and some of
     their words are cut into shorter pieces."""
     rng = np.random.default_rng(SEED)
-    cutter = _Cutter(tokenizer)
     tagged = rules.tag_rows(rows)
     splits: dict[str, dict[str, list[Example]]] = {split: {} for split in SPLITS}
     for split in ("valid", "test"):
         for lang, sentences in tagged[split].items():
+            cutter = _Cutter(tokenizer, lang_ids(tokenizer)[lang])
             splits[split][lang] = [cutter.example(sentence, max_positions, None) for sentence in sentences]
     for lang, sentences in tagged["train"].items():
-        others = alike(sentences)
+        others, cutter = alike(sentences), _Cutter(tokenizer, lang_ids(tokenizer)[lang])
         splits["train"][lang] = [
             cutter.example(dressed(sentence, others, rng), max_positions, rng) for sentence in sentences
         ]
@@ -68,10 +74,11 @@ def ruled_examples(
 
 
 class _Cutter:
-    """Tagged words to pieces."""
+    """Tagged words of one language to pieces."""
 
-    def __init__(self, tokenizer: XLMTokenizer) -> None:
+    def __init__(self, tokenizer: XLMTokenizer, lang_id: int) -> None:
         self._tokenizer = tokenizer
+        self._lang_id = lang_id
         self._ids: dict[str, list[int]] = {}
 
     def example(self, sentence: Tagged, max_positions: int, rng: np.random.Generator | None) -> Example:
@@ -84,7 +91,7 @@ class _Cutter:
             ids += cut
             labels += [TAGS.index(tag), *[IGNORED] * (len(cut) - 1)]
         room = max_positions - 2
-        return labelled(np.array(ids[:room], dtype=np.int32), labels[: room + 1])
+        return labelled(np.array(ids[:room], dtype=np.int32), labels[: room + 1], self._lang_id)
 
     def _cut(self, word: str) -> list[int]:
         found = self._ids.get(word)

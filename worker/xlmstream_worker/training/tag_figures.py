@@ -15,7 +15,7 @@ from .batches import EOS
 from .bpe import END_OF_WORD
 from .corpus import read_rows
 from .figures import NAMES, Table, table
-from .labelled_batches import Example, spelled
+from .labelled_batches import Example, lang_ids, spelled
 from .measure import guessed_labels, label_accuracy, label_quality
 from .recipe import Recipe
 from .tag_examples import annotated_examples, ruled_examples
@@ -70,7 +70,8 @@ def tag_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> str:
     return f"""\
 ## Measured on held-out sentences
 
-{table(["tags", *languages], rows)}"""
+{table(["tags", *languages], rows)}
+{tag_samples_of(directory)}"""
 
 
 def ruled_tag_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> str:
@@ -99,7 +100,12 @@ def _agreement(
         right = labels == guesses
         for row, cell in zip(
             rows,
-            (f"{right.mean():.3f}", f"{right[fresh].mean():.3f}", f"{len(right):,}", f"{int(fresh.sum()):,}"),
+            (
+                f"{right.mean():.3f}",
+                f"{right[fresh].mean():.3f}" if fresh.any() else "",
+                f"{len(right):,}",
+                f"{int(fresh.sum()):,}",
+            ),
             strict=True,
         ):
             row.append(cell)
@@ -114,7 +120,7 @@ How often the model's tag is that of the rules. This says how well it learned th
 def _against_people(
     model: XLMForTokenClassification, tokenizer: XLMTokenizer, rules: TagRules, path: Path, recipe: Recipe
 ) -> str:
-    splits = annotated_examples(path, tokenizer, recipe.languages, recipe.architecture.max_positions)
+    splits = annotated_examples(path, tokenizer, recipe.languages, recipe.architecture.max_positions, recipe.lang2id)
     examples = {lang: splits["train"][lang] + splits["test"][lang] for lang in sorted(recipe.languages)}
     languages = [lang for lang, found in examples.items() if found]
     guessed = {lang: guessed_labels(model, examples[lang]) for lang in languages}
@@ -161,7 +167,7 @@ def tag_samples_of(directory: Path) -> str:
     tokenizer = XLMTokenizer.from_pretrained(directory)
     names: Mapping[int, str] = model.config.id2label
     samples = []
-    for lang, sentences in SENTENCES.items():
+    for lang, sentences in ((lang, SENTENCES[lang]) for lang in sorted(lang_ids(tokenizer)) if lang in SENTENCES):
         lines = "".join(f"- {tagged_line(model, tokenizer, names, text, lang)}\n" for text in sentences)
         samples.append(f"{NAMES[lang]}:\n\n{lines}")
     return f"""\
@@ -176,10 +182,11 @@ What newspapers write today, in sentences made up for this card before any tagge
 def tagged_line(
     model: XLMForTokenClassification, tokenizer: XLMTokenizer, names: Mapping[int, str], text: str, lang: str
 ) -> str:
-    """A text as `word/TAG word/TAG`; the first piece of a word has its tag."""
-    pieces = tokenizer.tokenize(text, lang=lang)
+    """A text as `word/TAG word/TAG`, as far as it fits the model's positions; the first piece of a word has its tag."""
+    pieces = tokenizer.tokenize(text, lang=lang)[: model.config.max_position_embeddings - 2]
     ids = torch.tensor([[EOS, *tokenizer.convert_tokens_to_ids(pieces), EOS]])
-    logits = model(ids, return_dict=True).logits
+    langs = torch.full_like(ids, lang_ids(tokenizer)[lang]) if model.config.n_langs > 1 else None
+    logits = model(ids, langs=langs, return_dict=True).logits
     guesses = logits[0, 1:-1].argmax(-1).tolist()
     shown, word, tag = [], "", ""
     for piece, guess in zip(pieces, guesses, strict=True):

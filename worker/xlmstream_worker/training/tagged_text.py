@@ -44,6 +44,7 @@ class TagRules:
 
     def __init__(self, rows: Sequence[Row], languages: Sequence[str]) -> None:
         self._cutter = WordCutter(fold=False)
+        self._known: dict[tuple[str, str], list[str]] = {}
         train = [row for row in rows if row.split == "train"]
         table = NameTable(train, languages)
         self._models: dict[str, TagModel] = {}
@@ -58,6 +59,7 @@ class TagRules:
             self._models[lang] = TagModel(WordClasses(lang, spoken, named), chosen)
         for model in self._models.values():
             model.fit()
+        # Of rows in many languages and pairs, the former: their sentences are longer, and serve all languages alike.
         aligned = [row for row in train if len(row.texts) > 2 or len(languages) <= 2]
         shares = translated_shares(
             self._models,
@@ -65,6 +67,7 @@ class TagRules:
                 {
                     lang: self._models[lang].classes.spelled_inside(self._cut(text, lang))
                     for lang, text in row.texts.items()
+                    if lang in self._models
                 }
                 for row in aligned[:: 1 + len(aligned) // SENTENCES_TO_FIT]
             ],
@@ -92,7 +95,11 @@ class TagRules:
         return found
 
     def _cut(self, text: str, lang: str) -> list[str]:
-        return self._cutter.plain_words(text, lang)
+        """Each text is cut once: it is read to list words, to fit, to translate and to be tagged."""
+        words = self._known.get((lang, text))
+        if words is None:
+            words = self._known[lang, text] = self._cutter.plain_words(text, lang)
+        return words
 
 
 # Words by tag and ending.
