@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import running
-from sentences import NAMED, PASSAGES, SENTENCES
+from sentences import NAMED, PASSAGES, SENTENCES, TAGGED
 from showing import Bar, Columns, Prose, Times
 from xlmstream import Client, Generation, JobItem, Question, TextInput, TokenDelta
 
 CAUSAL, MASKED, LANGUAGE = "xlm-clm-demo", "xlm-mlm-demo", "xlm-language-demo"
-ENTITIES, ANSWERS = "xlm-entities-demo", "xlm-answers-demo"
-MODELS = (CAUSAL, MASKED, LANGUAGE, ENTITIES, ANSWERS)
+TAGS, ENTITIES, ANSWERS = "xlm-tags-demo", "xlm-entities-demo", "xlm-answers-demo"
+MODELS = (CAUSAL, MASKED, LANGUAGE, TAGS, ENTITIES, ANSWERS)
 PROMPTS = {
     "en": "And the LORD said",
     "fr": "L'Éternel dit à",
@@ -46,7 +46,7 @@ def main() -> int:
         with Client(address) as client:
             print(", ".join(f"{model.name}@{model.version}" for model in client.models()) + ".")
             print("The models are tiny and know one book in four languages: right in phrases, wrong in sense.\n")
-            for step in (stream_side_by_side, fill_gaps, find_translations, mark_names, answer_questions):
+            for step in (stream_side_by_side, fill_gaps, find_translations, tag_words, mark_names, answer_questions):
                 step(client, times)
             tell_languages(client, times)
             run_job(client, times)
@@ -141,6 +141,24 @@ def dot(a: Sequence[float], b: Sequence[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True))
 
 
+def tag_words(client: Client, times: Times) -> None:
+    print("Tagging words with their parts of speech:")
+    begin = time.perf_counter()
+    tagged = client.tag(inputs(TAGGED), model=TAGS)
+    wall = time.perf_counter() - begin
+    for found in tagged:
+        columns = [(word.text, word.label) for word in found.words]
+        for row in zip(*(of_one_width(column) for column in columns), strict=True):
+            print("  " + " ".join(row).rstrip())
+    times.note("tag", wall, [found.timing for found in tagged])
+
+
+def of_one_width(column: tuple[str, str]) -> tuple[str, str]:
+    """A word and its tag, one as wide as the other."""
+    width = max(map(len, column))
+    return column[0].ljust(width), column[1].ljust(width)
+
+
 def mark_names(client: Client, times: Times) -> None:
     print("Marking names and numbers:")
     begin = time.perf_counter()
@@ -152,7 +170,7 @@ def mark_names(client: Client, times: Times) -> None:
             marked += f"{text[at : entity.end]} [{entity.label}]"
             at = entity.end
         print(f"  {marked}{text[at:]}")
-    times.note("tag", wall, [found.timing for found in tagged])
+    times.note("names", wall, [found.timing for found in tagged])
 
 
 def answer_questions(client: Client, times: Times) -> None:

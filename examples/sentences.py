@@ -165,6 +165,13 @@ PASSAGES = {
         {"¿Quién le envió pan?": "el rey", "¿Cuántos hombres?": "cuarenta"},
     ),
 }
+# Of today and of ambiguous words: to be tagged.
+TAGGED = {
+    "en": "The young doctor did not know that they work here.",
+    "fr": "La jeune femme la voit souvent dans la ville.",
+    "de": "Die Frau, die das Brot kauft, hat ein neues Auto.",
+    "es": "El tren que viene de Madrid llega muy tarde.",
+}
 # With names and numbers to be marked.
 NAMED = {
     "en": "Moses led Israel out of Egypt, and the LORD fed the people forty years.",

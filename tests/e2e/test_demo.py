@@ -102,6 +102,7 @@ def test_the_whole_tour(tmp_path: Path) -> None:
         "A continuation",
         "Filling a gap",
         "Finding",
+        "Tagging words",
         "Marking names",
         "Answering",
         "Telling",
@@ -113,4 +114,4 @@ def test_the_whole_tour(tmp_path: Path) -> None:
     steps = [
         line.split()[0] for line in done.stdout.partition("Where the time")[2].splitlines() if line.startswith("  ")
     ]
-    assert steps == ["step", "generate", "fill_mask", "embed", "tag", "answer", "classify", "job"]
+    assert steps == ["step", "generate", "fill_mask", "embed", "tag", "names", "answer", "classify", "job"]

@@ -36,6 +36,10 @@ warmup_steps = 2
             "[objectives.translation]\nbatch_tokens = 128",
             ["| BLEU, 4 beams |", "| chrF, greedy |", "German to English:"],
         ),
+        (
+            "[objectives.ruled_tags]\nbatch_tokens = 128",
+            ["| words unseen in training |", "No annotated sentence", "German:", "The/"],
+        ),
     ],
 )
 def test_one_command_trains_and_another_measures(
@@ -54,10 +58,10 @@ def test_one_command_trains_and_another_measures(
     capsys.readouterr()
     assert main(["card", str(run / "model"), str(toy_file)]) == 0
     assert capsys.readouterr().out.rstrip() == card.rstrip()
-    causal = "clm" in objectives
-    assert main(["samples", str(run / "model")]) == (0 if causal else 2)
+    shows = "clm" in objectives or "tags" in objectives
+    assert main(["samples", str(run / "model")]) == (0 if shows else 2)
     told = capsys.readouterr()
-    assert told.out.rstrip() in card if causal else "continues no text" in told.err
+    assert told.out.rstrip() in card if shows else "it has no samples" in told.err
     again = tmp_path / "again"
     assert main([*command[:3], "--run", str(again), "--init", str(run / "model"), "--minutes", "0.0001"]) == 0
     vocabularies = [XLMTokenizer.from_pretrained(each).get_vocab() for each in (again / "tokenizer", run / "model")]

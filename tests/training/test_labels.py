@@ -13,15 +13,15 @@ from xlmstream_worker.training.corpus import Aligned, CorpusError
 from xlmstream_worker.training.export import export_model
 from xlmstream_worker.training.labelled_batches import (
     SNIPPET_TOKENS,
-    TAGS,
     LabelledBatches,
     language_examples,
-    tag_examples,
 )
 from xlmstream_worker.training.measure import label_accuracy, snippets
 from xlmstream_worker.training.pipeline import run_recipe
 from xlmstream_worker.training.recipe import Recipe
+from xlmstream_worker.training.tag_examples import annotated_examples
 from xlmstream_worker.training.trainer import Sitting
+from xlmstream_worker.training.word_classes import TAGS
 from xlmstream_worker.xlm import XLMForSequenceClassification, XLMForTokenClassification, XLMTokenizer
 
 MakeRecipe = Callable[..., Recipe]
@@ -71,7 +71,7 @@ def test_snippets_shorten_half_of_the_texts(toy_corpus: dict[str, Aligned]) -> N
 
 
 def test_tags_sit_on_the_first_piece_of_each_word(tagged_file: Path, toy_tokenizer: XLMTokenizer) -> None:
-    splits = tag_examples(tagged_file, toy_tokenizer, ["en"], max_positions=64)
+    splits = annotated_examples(tagged_file, toy_tokenizer, ["en"], max_positions=64)
     assert (len(splits["train"]["en"]), len(splits["test"]["en"])) == (64, 16)
     entry = json.loads(tagged_file.read_text().splitlines()[1])
     example = splits["train"]["en"][0]
@@ -85,7 +85,7 @@ def test_a_line_without_tags_is_named(tmp_path: Path, toy_tokenizer: XLMTokenize
     path = tmp_path / "odd.jsonl"
     path.write_text('{"lang": "en", "id": "1", "tokens": ["a"], "upos": ["NOTAG"]}\n', encoding="utf-8")
     with pytest.raises(CorpusError, match="line 1: no sentence with tags"):
-        tag_examples(path, toy_tokenizer, ["en"], 32)
+        annotated_examples(path, toy_tokenizer, ["en"], 32)
 
 
 def test_a_language_model_learns_and_its_card_says_so(
@@ -120,5 +120,5 @@ def test_a_tagger_learns_on_the_first_layers_of_a_body(
     trained = XLMForTokenClassification.from_pretrained(tmp_path / "body" / "best", config=model.config)
     assert not torch.equal(model.classifier.weight, trained.classifier.weight)
     tokenizer = XLMTokenizer.from_pretrained(tmp_path / "model")
-    assert label_accuracy(model, tag_examples(tagged_file, tokenizer, ["en"], 32)["test"]["en"]) > 0.9
+    assert label_accuracy(model, annotated_examples(tagged_file, tokenizer, ["en"], 32)["test"]["en"]) > 0.9
     assert "| accuracy over words | " in write_card(tmp_path / "model", [tagged_file])

@@ -38,12 +38,12 @@ def test_presets_load_and_survive_json(name: str) -> None:
         (
             "[objectives.clm]",
             "[objectives.xyz]",
-            "ranking, translation, language, tags, entities, answers are known",
+            "ranking, translation, language, tags, ruled_tags, entities, answers are known",
         ),
         (
             "[objectives.clm]",
             "[objectives.clm]\n[objectives.mlm]",
-            "translation, language, tags, entities, answers train alone",
+            "translation, language, tags, ruled_tags, entities, answers train alone",
         ),
         ("[objectives.clm]", "[objectives.tlm]", "tlm, ranking, translation and language need more than one"),
         ("[objectives.clm]", "", "at least one is needed"),

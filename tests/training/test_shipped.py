@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 import xlmstream_worker
+from xlmstream_worker.training.bars import TAGS
 from xlmstream_worker.training.export import read_training
-from xlmstream_worker.training.measure import embed, retrieval_accuracy
+from xlmstream_worker.training.measure import embed, label_accuracy, retrieval_accuracy
 from xlmstream_worker.training.models import CLASSES
+from xlmstream_worker.training.tag_examples import annotated_examples
+from xlmstream_worker.training.tag_figures import tagged_line
 from xlmstream_worker.xlm import (
     XLMConfig,
     XLMForSequenceClassification,
@@ -19,6 +22,7 @@ from xlmstream_worker.xlm import (
 )
 
 DEMO = Path(xlmstream_worker.__file__).parent / "demo"
+TREEBANK = Path(__file__).parents[3] / "shared" / "data" / "pos.jsonl"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MODELS = sorted(path.name for path in DEMO.iterdir() if path.is_dir())
 SENTENCES = {
@@ -88,6 +92,43 @@ def test_the_masked_model_brings_translations_together() -> None:
     for lang in ("fr", "de", "es"):
         assert retrieval_accuracy(vectors["en"], vectors[lang]) > 0.9
         assert retrieval_accuracy(vectors[lang], vectors["en"]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("lang", "text", "tags"),
+    [
+        ("en", "The old king did not go to the house.", "DET ADJ NOUN AUX PART VERB ADP DET NOUN PUNCT"),
+        ("de", "Der alte König ging nicht in das Haus.", "DET ADJ NOUN VERB PART ADP DET NOUN PUNCT"),
+        ("es", "El rey no entró en la casa.", "DET NOUN ADV VERB ADP DET NOUN PUNCT"),
+        ("fr", "Le roi ne la voit pas dans la maison.", "DET NOUN ADV PRON VERB ADV ADP DET NOUN PUNCT"),
+    ],
+)
+def test_the_tagger_tells_parts_of_speech(lang: str, text: str, tags: str) -> None:
+    directory = DEMO / "xlm-tags-demo"
+    model, tokenizer = XLMForTokenClassification.from_pretrained(directory), XLMTokenizer.from_pretrained(directory)
+    found = tagged_line(model, tokenizer, model.config.id2label, text, lang)
+    assert [each.rpartition("/")[2] for each in found.split()] == tags.split()
+
+
+@pytest.mark.parametrize("lang", ["de", "en", "fr"])
+def test_the_tagger_agrees_with_people_as_its_card_says(lang: str) -> None:
+    if not TREEBANK.is_file():
+        pytest.skip(f"{TREEBANK} is not here")
+    directory = DEMO / "xlm-tags-demo"
+    model, tokenizer = XLMForTokenClassification.from_pretrained(directory), XLMTokenizer.from_pretrained(directory)
+    splits = annotated_examples(TREEBANK, tokenizer, [lang], model.config.max_position_embeddings, model.config.lang2id)
+    accuracy = label_accuracy(model, splits["train"][lang] + splits["test"][lang])
+    assert accuracy >= TAGS["xlm-tags-demo"]
+    languages, cells = card_rows(directory, "accuracy of the model")
+    assert cells[languages.index(lang)] == f"{accuracy:.3f}"
+
+
+def card_rows(directory: Path, name: str) -> tuple[list[str], list[str]]:
+    """The languages of the card's table that has a row of this name, and the row's cells."""
+    lines = (directory / "README.md").read_text(encoding="utf-8").splitlines()
+    row = next(number for number, line in enumerate(lines) if line.startswith(f"| {name} |"))
+    header = next(line for line in reversed(lines[:row]) if line.startswith("|  |"))
+    return header.strip("| ").split(" | "), [cell.strip() for cell in lines[row].split("|")[2:-1]]
 
 
 def test_the_entity_model_tells_who_from_where() -> None:

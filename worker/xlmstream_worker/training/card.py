@@ -19,9 +19,9 @@ from .figures import (
     entity_figures,
     language_figures,
     masked_figures,
-    tag_figures,
 )
 from .recipe import Objective, Recipe
+from .tag_figures import ruled_tag_figures, tag_figures
 from .translation_figures import translation_figures
 
 WIDTH = 118
@@ -36,8 +36,16 @@ PAIRS_FOR_VOCABULARY = """\
 The vocabulary was also learned from sentence pairs of [Tatoeba](https://tatoeba.org), CC BY 2.0 FR.
 """
 TREEBANKS = """\
-Trained on a part of the PUD treebanks of [Universal Dependencies](https://universaldependencies.org), CC BY-SA 3.0;
-these weights are under the same licence. The body's first layers come from `xlm-mlm-demo`; see its card for its texts.
+Trained on annotated sentences (JSON lines); their licence may bind these weights.
+"""
+WORD_CLASSES = """\
+The labels are made by rules, not by people: hand-written lists of the closed classes and of common words, endings,
+capital letters and a table of names; a hidden Markov model whose first guess is written by hand, fitted to the
+untagged text by expectation maximisation, decides between the classes in a sentence, and words lean towards what their
+translations are. The tags are those of [Universal Dependencies](https://universaldependencies.org), as the rules
+understand them. No annotated sentence and no other tagger had a part in the training. While rules and training were
+developed, the tags of UD PUD were consulted twice, to measure: once the rules, once an early network. Which tags were
+confused most was seen then; nothing was fitted to them.
 """
 RULES = """\
 The labels are made by rules, not by people: DIVINE and NUMBER are short lists of words; a name is a word that is always
@@ -60,6 +68,7 @@ PURPOSES = {
     "translation": "translates",
     "language": "says which language a text is in",
     "tags": "tags words with their parts of speech",
+    "ruled_tags": "tags words with their parts of speech",
     "entities": "marks names and numbers",
     "answers": "finds the answer to a question in a text",
 }
@@ -69,6 +78,7 @@ FIGURES = {
     "translation": translation_figures,
     "language": language_figures,
     "tags": tag_figures,
+    "ruled_tags": ruled_tag_figures,
     "entities": entity_figures,
     "answers": answer_figures,
 }
@@ -78,6 +88,7 @@ SOURCES = {
     "translation": (VERSES, PAIRS, OURS),
     "language": (VERSES, PAIRS, OURS),
     "tags": (TREEBANKS,),
+    "ruled_tags": (VERSES, PAIRS, WORD_CLASSES, OURS),
     "entities": (VERSES, RULES, OURS),
     "answers": (VERSES, TEMPLATES, OURS),
 }

@@ -15,11 +15,12 @@ from xlmstream_worker.xlm import XLMConfig, XLMError
 from .card import make_card, write_card
 from .corpora import HOW_TO_GET_THEM
 from .corpus import CorpusError
-from .export import export_model
+from .export import export_model, read_training
 from .figures import samples_of
 from .pipeline import learn_tokenizer, run_recipe
 from .progress import shown_progress
 from .recipe import Recipe, RecipeError, load_recipe, preset_names
+from .tag_figures import tag_samples_of
 from .trainer import Sitting
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -84,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     card.add_argument("--write", action="store_true", help="also write it to MODEL/README.md")
     card.set_defaults(command=_card)
 
-    samples = commands.add_parser("samples", help="draw the samples of a causal model's card: the first five, seeded")
+    samples = commands.add_parser("samples", help="show the samples of a causal model's or a tagger's card again")
     samples.add_argument("model", type=Path)
     samples.set_defaults(command=_samples)
 
@@ -151,9 +152,12 @@ def _vocabulary(options: argparse.Namespace) -> None:
 
 
 def _samples(options: argparse.Namespace) -> None:
-    if not XLMConfig.from_pretrained(options.model).causal:
-        raise UsageError(f"{options.model} continues no text: it has no samples")
-    print(samples_of(options.model))
+    if read_training(options.model).recipe.head in ("tags", "ruled_tags"):
+        print(tag_samples_of(options.model))
+    elif XLMConfig.from_pretrained(options.model).causal:
+        print(samples_of(options.model))
+    else:
+        raise UsageError(f"{options.model} neither continues text nor tags it: it has no samples")
 
 
 def _card(options: argparse.Namespace) -> None:

@@ -10,6 +10,10 @@ The trainer reads tab-separated files with a header line, plain or gzipped, in o
                 lang    en               translation
                 de      I was at home.   Ich war daheim.
 
+Parts of speech that people gave are read from JSON lines; the objective `tags` trains on them, and the card of a
+tagger measures them:
+                {"lang": "en", "id": "1", "tokens": ["Go", "home", "."], "upos": ["VERB", "ADV", "PUNCT"]}
+
 The demo models were trained on
   bible.tsv     verses in English (World English Bible), French (Segond 1910), German (Luther 1912) and Spanish
                 (Reina-Valera 1909), all public domain. Sources: github.com/midvash/bible-data at 1b9b248b (en, de),

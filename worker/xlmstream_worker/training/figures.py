@@ -16,7 +16,7 @@ from xlmstream_worker.xlm import (
 from .answers import Reading, asked_readings, made_readings
 from .bars import LANGUAGE, PERPLEXITY, RETRIEVAL, verdict
 from .corpus import encode_files, read_rows
-from .labelled_batches import entity_examples, language_examples, spelled, tag_examples
+from .labelled_batches import entity_examples, language_examples, spelled
 from .measure import (
     embed,
     fill_mask_accuracy,
@@ -168,24 +168,6 @@ def language_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> 
 
 {table(["accuracy", *languages, "mean"], rows)}
 {aim}"""
-
-
-def tag_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> str:
-    """Accuracy over held-out words."""
-    model = XLMForTokenClassification.from_pretrained(directory)
-    tokenizer = XLMTokenizer.from_pretrained(directory)
-    languages = sorted(recipe.languages)
-    held = tag_examples(files[0], tokenizer, languages, recipe.architecture.max_positions)["test"]
-    accuracy = {lang: label_accuracy(model, held[lang]) for lang in languages}
-    words = {lang: sum(int((example.labels >= 0).sum()) for example in held[lang]) for lang in languages}
-    rows = [
-        ["accuracy over words", *(f"{accuracy[lang]:.3f}" for lang in languages)],
-        ["words measured", *(f"{words[lang]:,}" for lang in languages)],
-    ]
-    return f"""\
-## Measured on held-out sentences
-
-{table(["tags", *languages], rows)}"""
 
 
 def entity_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> str:

@@ -1,9 +1,7 @@
 """Batches for fine-tuned heads: sequences with labels, for the language of a text and for the tags of its words."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,16 +13,10 @@ from .bpe import END_OF_WORD
 from .corpus import SPLITS, Aligned, CorpusError, Ids, Row
 from .names import ENTITIES, WORD, NameTable
 
-# Universal Dependencies' universal parts of speech, alphabetical.
-TAGS = (
-    "ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM",
-    "VERB", "X",
-)  # fmt: skip
 # Half of the texts are cut to at most this many tokens: people ask for the language of a few words.
 SNIPPET_TOKENS = 8
 # Whose rules cut the words of a text where nobody states its language.
 BASE_LANGUAGE = "en"
-HELD_OUT_EVERY = 5
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ def language_examples(corpus: Aligned, lang2id: dict[str, int], max_positions: i
     for lang in sorted(corpus):
         for index in np.flatnonzero(corpus[lang].lengths).tolist():
             words = corpus[lang][index][: max_positions - 2]
-            examples.append(_example(words, np.full(1, lang2id[lang])))
+            examples.append(labelled(words, np.full(1, lang2id[lang])))
     return examples
 
 
@@ -90,7 +82,7 @@ def entity_examples(
             pieces = tokenizer.tokenize(text, lang=lang)[: max_positions - 2]
             labels = np.array([IGNORED, *_entity_labels(pieces, table[lang])])
             ids = np.array(tokenizer.convert_tokens_to_ids(pieces), dtype=np.int32)
-            splits[row.split][lang].append(_example(ids, labels, ids_of_languages[lang]))
+            splits[row.split][lang].append(labelled(ids, labels, ids_of_languages[lang]))
     return splits
 
 
@@ -120,7 +112,8 @@ def spelled(example: Example) -> list[tuple[int, ...]]:
     return [tuple(ids[start:stop]) for start, stop in zip(starts, [*starts[1:], len(ids) - 1], strict=True)]
 
 
-def _example(words: Ids, labels: Iterable[int], lang_id: int | None = None) -> Example:
+def labelled(words: Ids, labels: Iterable[int], lang_id: int | None = None) -> Example:
+    """`</s> X </s>` of the ids X, with the first of its labels; the rest have none."""
     ids = np.concatenate([[EOS], words, [EOS]]).astype(np.int32)
     padded = np.full(len(ids), IGNORED, dtype=np.int32)
     given = np.fromiter(labels, dtype=np.int32)
@@ -132,35 +125,4 @@ def _snippet(example: Example, rng: np.random.Generator) -> Example:
     words = example.ids[1:-1]
     size = int(rng.integers(1, SNIPPET_TOKENS + 1))
     start = int(rng.integers(0, max(1, len(words) - size + 1)))
-    return _example(words[start : start + size], example.labels[:1])
-
-
-def tag_examples(
-    path: Path, tokenizer: XLMTokenizer, languages: Iterable[str], max_positions: int
-) -> dict[str, dict[str, list[Example]]]:
-    """Sentences with Universal Dependencies tags, as {"train" or "test": {language: examples}}.
-
-    The file has a JSON object a line: `lang`, `id`, `tokens`, `upos`. The first piece of each word carries its tag.
-    Every fifth sentence is held out, by its `id`, which translations share. Too long sentences are left out.
-    """
-    splits: dict[str, dict[str, list[Example]]] = {
-        split: {lang: [] for lang in languages} for split in ("train", "test")
-    }
-    places: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            lang, words, tags = entry["lang"], entry["tokens"], [TAGS.index(tag) for tag in entry["upos"]]
-            place = places.setdefault(entry["id"], len(places))
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorpusError(f"{path}, line {number}: no sentence with tags: {error!r}") from error
-        pieces: list[int] = []
-        labels = [IGNORED]
-        for word, tag in zip(words, tags, strict=True):
-            cut = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(word, lang=BASE_LANGUAGE))
-            labels.extend([tag, *[IGNORED] * (len(cut) - 1)] if cut else [])
-            pieces.extend(cut)
-        if lang in splits["train"] and len(pieces) <= max_positions - 2:
-            split = "test" if place % HELD_OUT_EVERY == 0 else "train"
-            splits[split][lang].append(_example(np.array(pieces, dtype=np.int32), labels))
-    return splits
+    return labelled(words[start : start + size], example.labels[:1])

@@ -20,15 +20,17 @@ from xlmstream_worker.xlm import (
 from xlmstream_worker.xlm.head import XLMModelWithHead
 from xlmstream_worker.xlm.pretrained import PreTrainedXLM
 
-from .labelled_batches import BASE_LANGUAGE, TAGS
+from .labelled_batches import BASE_LANGUAGE
 from .names import ENTITIES
 from .recipe import Recipe, RecipeError
+from .word_classes import TAGS
 
 MASK_TOKEN_ID = 5
 CLASSES: dict[str | None, type[PreTrainedXLM]] = {
     None: XLMWithLMHeadModel,
     "language": XLMForSequenceClassification,
     "tags": XLMForTokenClassification,
+    "ruled_tags": XLMForTokenClassification,
     "entities": XLMForTokenClassification,
     "answers": XLMForQuestionAnsweringSimple,
 }
@@ -108,7 +110,7 @@ def new_config(recipe: Recipe, vocabulary_size: int) -> XLMConfig:
         embed_init_std=shape.emb_dim**-0.5,
         mask_token_id=MASK_TOKEN_ID,
     )
-    labels = {"language": sorted(recipe.lang2id), "tags": TAGS, "entities": ENTITIES}
+    labels = {"language": sorted(recipe.lang2id), "tags": TAGS, "ruled_tags": TAGS, "entities": ENTITIES}
     if recipe.head in labels:
         names = labels[recipe.head]
         config.update(

@@ -13,12 +13,13 @@ from typing import TypeVar
 
 PRESETS = resources.files(__package__) / "presets"
 # Of a body, which may combine all but clm; of a translation model, and of a head, which train alone.
-HEADS = ("language", "tags", "entities", "answers")
+HEADS = ("language", "tags", "ruled_tags", "entities", "answers")
 OBJECTIVES = ("clm", "mlm", "tlm", "ranking", "translation", *HEADS)
 ALONE = ("clm", "translation", *HEADS)
 # These read text of whatever language, and are not told which.
 LANGUAGE_BLIND = ("language", "tags")
-# Languages that `names` and `questions` have rules for.
+# Their labels are made by rules over aligned text, which exist for these languages and start from English.
+RULED_HEADS = {"ruled_tags", "entities", "answers"}
 RULED = ("de", "en", "es", "fr")
 
 
@@ -108,12 +109,12 @@ class Recipe:
                 "init_decoder: only a translation model has a decoder",
             ),
             (
-                not {"entities", "answers"} & set(self.objectives) or set(self.languages) <= set(RULED),
-                f"languages: the rules of entities and answers know {', '.join(RULED)}",
+                not RULED_HEADS & set(self.objectives) or set(self.languages) <= set(RULED),
+                f"languages: the rules of {', '.join(sorted(RULED_HEADS))} know {', '.join(RULED)}",
             ),
             (
-                not {"entities", "answers"} & set(self.objectives) or "en" in self.languages,
-                "languages: entities and answers need en, whose names are carried over to the others",
+                not RULED_HEADS & set(self.objectives) or "en" in self.languages,
+                f"languages: {', '.join(sorted(RULED_HEADS))} need en, whose names are carried over to the others",
             ),
             (len(set(self.languages)) == len(self.languages) > 0, "languages: a list without repetition is needed"),
             (self.architecture.emb_dim % self.architecture.n_heads == 0, "architecture: n_heads must divide emb_dim"),

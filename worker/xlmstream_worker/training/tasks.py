@@ -22,12 +22,13 @@ from .labelled_batches import (
     LabelledBatches,
     entity_examples,
     language_examples,
-    tag_examples,
 )
 from .masked_batches import MaskedBatches, RankingBatches
 from .models import AnyModel
 from .objectives import LabelModel, label_loss, language_model_loss, ranking_loss, translation_loss
 from .recipe import Recipe
+from .tag_examples import annotated_examples, ruled_examples
+from .tagged_text import TagRules
 from .trainer import AnyBatch, NumberedBatches, Task, mean_loss
 from .translation_batches import Pairs, TranslationBatch, TranslationBatches, held_out_pairs, translation_batch
 from .vocabulary import encode_words
@@ -43,7 +44,9 @@ def build_tasks(
 ) -> tuple[dict[str, Task], Validation]:
     """Training tasks by objective, and the function that measures held-out losses."""
     if recipe.head == "tags":
-        tagged = [tag_examples(path, tokenizer, recipe.languages, recipe.architecture.max_positions) for path in files]
+        tagged = [
+            annotated_examples(path, tokenizer, recipe.languages, recipe.architecture.max_positions) for path in files
+        ]
         train, valid = (
             [example for part in tagged for examples in part[split].values() for example in examples]
             for split in ("train", "test")
@@ -53,8 +56,12 @@ def build_tasks(
     if recipe.head == "answers":
         readings = made_readings(files, *shape)
         return _head_tasks(recipe, *([reading.example for reading in readings[split]] for split in ("train", "valid")))
-    if recipe.head == "entities":
-        labelled = entity_examples([row for path in files for row in read_rows(path, recipe.languages)], *shape)
+    if recipe.head in ("entities", "ruled_tags"):
+        rows = [row for path in files for row in read_rows(path, recipe.languages)]
+        if recipe.head == "entities":
+            labelled = entity_examples(rows, *shape)
+        else:
+            labelled = ruled_examples(TagRules(rows, recipe.languages), rows, *shape[1:])
         return _head_tasks(recipe, *(list(chain(*labelled[split].values())) for split in ("train", "valid")))
     corpus = encode_files(files, recipe.languages, reader(recipe, tokenizer), cache)
     if recipe.head == "language":
