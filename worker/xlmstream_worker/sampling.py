@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .drawing import Drawing, Way, draw, drawings_of
+from .drawing import Drawing, draw, drawings_of
 from .lanes import Row
 from .penalties import History, Penalty, penalties_of
 from .selection import BLOCK, SMALL_BLOCK, best_k, best_token, block_maxima
@@ -40,7 +40,7 @@ class SamplingPlan:
     def of(cls, rows: Sequence[Row], device: torch.device) -> SamplingPlan:
         lengths = [len(row.request.prompt_ids) for row in rows]
         drawings = drawings_of(rows, device)
-        few = any(drawing.way is Way.FEW for drawing in drawings)
+        few = any(drawing.few for drawing in drawings)
         return cls(
             prompt_lengths=upload(lengths, device),
             penalties=penalties_of(rows, device),
