@@ -19,6 +19,7 @@ from xlmstream_worker.draws import signed_seed, streams_of, uniforms
 from xlmstream_worker.lanes import Row
 from xlmstream_worker.penalties import History, Occurrence
 from xlmstream_worker.picking import block_sums, pick
+from xlmstream_worker.scratch import Scratch
 from xlmstream_worker.selection import BLOCK, SMALL_BLOCK, best_k, best_token, block_maxima, mass_floor, share_floor
 from xlmstream_worker.sequences import SamplingParameters, SequenceRequest
 from xlmstream_worker.share import attempts_for, draw_ahead
@@ -187,7 +188,7 @@ def test_restrictions_leave_what_those_of_transformers_leave(scale: float) -> No
     for wish in WISHES:
         scores = shifted(2, 3072, scale, 3)
         expected = restricted_by_transformers(scores[1], wish)
-        (drawing,) = drawings_of(rows_of(wish, wish), scores.device)
+        (drawing,) = drawings_of(rows_of(wish, wish), scores.device, Scratch())
         keys = (scores - scores.amax(-1, keepdim=True)) * drawing.sharpness
         if drawing.few:  # what is left of the best k, the rest is out
             values, ids = best_k(keys, drawing.widest_k)
@@ -202,7 +203,7 @@ def test_restrictions_leave_what_those_of_transformers_leave(scale: float) -> No
 def drawn_together(scores: Tensor, wishes: Sequence[SamplingParameters], index: Tensor) -> Tensor:
     maxima = block_maxima(scores, SMALL_BLOCK)
     drawn = torch.full((len(wishes),), -1)
-    for drawing in drawings_of(rows_of(*wishes), scores.device):
+    for drawing in drawings_of(rows_of(*wishes), scores.device, Scratch()):
         rows = torch.arange(len(wishes)) if drawing.rows is None else drawing.rows
         drawn[rows] = draw(scores[rows], maxima[rows], drawing, index[rows])
     return drawn

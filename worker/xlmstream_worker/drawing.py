@@ -20,6 +20,7 @@ from torch import Tensor
 from .draws import signed_seed, streams_of, uniforms
 from .lanes import Row
 from .picking import block_sums, pick, pick_among
+from .scratch import Scratch
 from .selection import BLOCK, ROUNDING, best_k, drop_below, share_floor
 from .sequences import SamplingParameters
 from .share import Preferred, Typical, draw_preferred, typicality
@@ -58,23 +59,24 @@ class Drawing:
     smallest_typical_p: float
     streams: Tensor
     """int64 (B,), see `draws`."""
+    scratch: Scratch
 
 
 def is_few(wish: SamplingParameters) -> bool:
     return 0 < wish.top_k <= _MOST_FEW
 
 
-def drawings_of(rows: Sequence[Row], device: torch.device) -> tuple[Drawing, ...]:
+def drawings_of(rows: Sequence[Row], device: torch.device, scratch: Scratch) -> tuple[Drawing, ...]:
     """The rows that draw, by way; those with typical-p apart, which takes more work."""
     groups: dict[tuple[bool, bool], list[int]] = {}
     for index, row in enumerate(rows):
         wish = row.request.sampling
         if wish.temperature > 0:
             groups.setdefault((is_few(wish), wish.typical_p < 1), []).append(index)
-    return tuple(_drawing(few, indices, rows, device) for (few, _), indices in groups.items())
+    return tuple(_drawing(few, indices, rows, device, scratch) for (few, _), indices in groups.items())
 
 
-def _drawing(few: bool, indices: list[int], rows: Sequence[Row], device: torch.device) -> Drawing:
+def _drawing(few: bool, indices: list[int], rows: Sequence[Row], device: torch.device, scratch: Scratch) -> Drawing:
     wishes = [rows[index].request.sampling for index in indices]
 
     widest_k = max(wish.top_k for wish in wishes)
@@ -99,6 +101,7 @@ def _drawing(few: bool, indices: list[int], rows: Sequence[Row], device: torch.d
             upload([signed_seed(wish.seed) for wish in wishes], device),
             upload([rows[index].candidate for index in indices], device),
         ),
+        scratch=scratch,
     )
 
 
@@ -157,7 +160,7 @@ def _highest(maxima: Tensor, best: Tensor, drawing: Drawing, keys: Tensor) -> Te
 
 def _likeliest(keys: Tensor, highest: Tensor | None, drawing: Drawing) -> Preferred:
     """The likeliest tokens first; `highest` (B, blocks) are the highest keys (B, V) of blocks. All are overwritten."""
-    weights = keys.exp2()
+    weights = torch.exp2(keys, out=drawing.scratch.take("weights", keys, keys.shape[0]))
     sums = block_sums(weights)
     wanted = torch.full_like(keys[:, 0], torch.inf)
     if drawing.top_p is not None:
@@ -171,7 +174,8 @@ def _likeliest(keys: Tensor, highest: Tensor | None, drawing: Drawing) -> Prefer
     typical = None
     if drawing.typical_p is not None:
         typical = Typical(drawing.typical_p, torch.minimum(wanted, sums.sum(-1)))
-    return Preferred(weights, sums, keys, wanted, highest, typical)
+    spare = drawing.scratch.take("spare", keys, keys.shape[0])
+    return Preferred(weights, sums, keys, wanted, spare, highest, typical)
 
 
 def _top_k_floor(keys: Tensor, top_k: Tensor, widest: int) -> Tensor:

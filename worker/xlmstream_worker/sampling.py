@@ -15,6 +15,7 @@ from torch import Tensor
 from .drawing import Drawing, draw, drawings_of
 from .lanes import Row
 from .penalties import History, Penalty, penalties_of
+from .scratch import Scratch
 from .selection import BLOCK, SMALL_BLOCK, best_k, best_token, block_maxima
 from .transfer import upload
 
@@ -37,9 +38,9 @@ class SamplingPlan:
     logprobs: Logprobs | None
 
     @classmethod
-    def of(cls, rows: Sequence[Row], device: torch.device) -> SamplingPlan:
+    def of(cls, rows: Sequence[Row], device: torch.device, scratch: Scratch) -> SamplingPlan:
         lengths = [len(row.request.prompt_ids) for row in rows]
-        drawings = drawings_of(rows, device)
+        drawings = drawings_of(rows, device, scratch)
         few = any(drawing.few for drawing in drawings)
         return cls(
             prompt_lengths=upload(lengths, device),
@@ -94,7 +95,9 @@ def choose(scores: Tensor, history: History, plan: SamplingPlan) -> Choice:
             chosen = draw(scores, maxima, drawing, history.produced)
         else:
             rows = drawing.rows
-            drawn = draw(scores[rows], maxima[rows], drawing, history.produced[rows])
+            own_scores = drawing.scratch.take("scores", scores, rows.shape[0])
+            torch.index_select(scores, 0, rows, out=own_scores)
+            drawn = draw(own_scores, maxima[rows], drawing, history.produced[rows])
             chosen = torch.zeros_like(history.lengths) if chosen is None else chosen
             chosen[rows] = drawn
     assert chosen is not None

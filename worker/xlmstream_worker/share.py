@@ -61,6 +61,8 @@ class Preferred:
     """(B, V): a token is preferred to those with a lower key."""
     wanted: Tensor
     """(B,): what the fewest preferred tokens are to weigh; infinity for all."""
+    spare: Tensor
+    """Memory for (B, V) more."""
     highest: Tensor | None = None
     """(B, blocks): the highest key of each block, where they are known."""
     typical: Typical | None = None
@@ -72,6 +74,7 @@ class Preferred:
             self.sums[rows],
             self.keys.index_select(0, rows),
             self.wanted[rows],
+            self.spare[: rows.shape[0]],
             None if self.highest is None else self.highest[rows],
             None if self.typical is None else self.typical.select(rows),
         )
@@ -89,7 +92,7 @@ class Preferred:
 
     def narrow(self, chosen: Tensor) -> Preferred:
         """Leave the weights of the tokens that are preferred to chosen (B,), in place."""
-        above = self.keys - _at(self.keys, chosen)[:, None]
+        above = torch.sub(self.keys, _at(self.keys, chosen)[:, None], out=self.spare)
         # The weights where that is above 0, in one pass; a comparison and a selection take ten times as long.
         weights = torch.ops.aten.threshold_backward.grad_input(self.weights, above, 0.0, grad_input=self.weights)
         return replace(self, weights=weights, sums=block_sums(weights))
@@ -174,7 +177,7 @@ def most_typical(given: Preferred, cut: bool) -> Preferred:
     weights = keys.exp2()
     sums = block_sums(weights)
     total = sums.sum(-1)
-    return Preferred(weights, sums, typicality(keys, weights, total), given.typical.share * total)
+    return Preferred(weights, sums, typicality(keys, weights, total), given.typical.share * total, given.spare)
 
 
 def typicality(keys: Tensor, weights: Tensor, total: Tensor) -> Tensor:
