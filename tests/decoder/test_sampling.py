@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from unittest import mock
@@ -13,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from xlmstream_worker import drawing as drawing_module
-from xlmstream_worker.drawing import Way, draw, drawings_of, weights_left
+from xlmstream_worker.drawing import draw, drawings_of, is_few, weights_left
 from xlmstream_worker.draws import signed_seed, streams_of, uniforms
 from xlmstream_worker.lanes import Row
 from xlmstream_worker.penalties import History, Occurrence
 from xlmstream_worker.picking import block_sums, pick
+from xlmstream_worker.scratch import Scratch
 from xlmstream_worker.selection import BLOCK, SMALL_BLOCK, best_k, best_token, block_maxima, mass_floor, share_floor
 from xlmstream_worker.sequences import SamplingParameters, SequenceRequest
 from xlmstream_worker.share import attempts_for, draw_ahead
@@ -45,17 +47,18 @@ def nucleus_by_sorting(scores: Tensor, top_p: float) -> float:
 def test_nuclei_are_the_smallest_that_suffice(scale: float, top_p: float, vocabulary: int, seed: int) -> None:
     scores = shifted(3, vocabulary, scale, seed)
     wanted = torch.full((3,), top_p)
-    weights = scores.exp()
+    scores = scores * math.log2(math.e)
+    weights = scores.exp2()
     for floor in (
         share_floor(scores, weights, wanted),
         mass_floor(scores, weights, wanted * weights.sum(-1)),
     ):
         for row in range(3):
-            probabilities = scores[row].double().softmax(-1)
+            probabilities = (scores[row].double() * math.log(2)).softmax(-1)
             mass = float(probabilities[scores[row] >= floor[row]].sum())
             # One token more than the sorted answer may slip in or out where float32 cannot tell.
             assert mass >= top_p - 1e-4
-            assert mass <= nucleus_by_sorting(scores[row], top_p) + 1e-4 + 2 * float(
+            assert mass <= nucleus_by_sorting(scores[row] * math.log(2), top_p) + 1e-4 + 2 * float(
                 probabilities[scores[row] >= floor[row]].min()
             )
 
@@ -156,11 +159,13 @@ WISHES = [
     SamplingParameters(temperature=2.0, top_k=30, typical_p=0.3),
     SamplingParameters(temperature=1.0, top_k=2000, top_p=0.7),
     SamplingParameters(temperature=1.0, top_p=0.9, typical_p=0.6),
+    SamplingParameters(temperature=1.0, top_p=0.8, min_p=0.02, typical_p=0.9),
+    SamplingParameters(temperature=1.0, top_k=2000, top_p=0.7, min_p=0.01, typical_p=0.7),
     SamplingParameters(temperature=1.2, top_p=0.9, min_p=0.02),
     SamplingParameters(temperature=1.0, min_p=0.01, typical_p=0.8),
 ]
 # Drawn from all, and again where the token is not in the share.
-SHARES = [wish for wish in WISHES if Way.of(wish) is Way.OPEN and (wish.top_p < 1 or wish.typical_p < 1)]
+SHARES = [wish for wish in WISHES if not is_few(wish) and (wish.top_p < 1 or wish.typical_p < 1)]
 
 
 def restricted_by_transformers(scores: Tensor, wish: SamplingParameters) -> Tensor:
@@ -183,9 +188,9 @@ def test_restrictions_leave_what_those_of_transformers_leave(scale: float) -> No
     for wish in WISHES:
         scores = shifted(2, 3072, scale, 3)
         expected = restricted_by_transformers(scores[1], wish)
-        (drawing,) = drawings_of(rows_of(wish, wish), scores.device)
+        (drawing,) = drawings_of(rows_of(wish, wish), scores.device, Scratch())
         keys = (scores - scores.amax(-1, keepdim=True)) * drawing.sharpness
-        if drawing.way is Way.FEW:  # what is left of the best k, the rest is out
+        if drawing.few:  # what is left of the best k, the rest is out
             values, ids = best_k(keys, drawing.widest_k)
             weights = torch.zeros(2, 3072).scatter_(1, ids, weights_left(values, drawing))[1].double()
         else:
@@ -198,7 +203,7 @@ def test_restrictions_leave_what_those_of_transformers_leave(scale: float) -> No
 def drawn_together(scores: Tensor, wishes: Sequence[SamplingParameters], index: Tensor) -> Tensor:
     maxima = block_maxima(scores, SMALL_BLOCK)
     drawn = torch.full((len(wishes),), -1)
-    for drawing in drawings_of(rows_of(*wishes), scores.device):
+    for drawing in drawings_of(rows_of(*wishes), scores.device, Scratch()):
         rows = torch.arange(len(wishes)) if drawing.rows is None else drawing.rows
         drawn[rows] = draw(scores[rows], maxima[rows], drawing, index[rows])
     return drawn
@@ -209,29 +214,43 @@ def uniform(wish: SamplingParameters, index: int, attempt: int = 0) -> float:
     return float(uniforms(streams, torch.tensor([index]), attempt))
 
 
+def weight_before(weights: Tensor, keys: Tensor) -> Tensor:
+    """What the tokens weigh that are preferred to each."""
+    order = keys.sort(descending=True).indices
+    before = torch.zeros_like(weights)
+    before[order[1:]] = weights[order].cumsum(0)[:-1]
+    return before
+
+
 def plain_draw(scores: Tensor, wish: SamplingParameters, index: int) -> tuple[int, float]:
-    """The token, by sorting in float64 and drawing from all until one is in the share; and how near it was to being
+    """The token, by sorting in float64 and drawing again until one is in both shares; and how near it was to being
     another."""
     probabilities = (scores.double() / wish.temperature).softmax(-1)
-    if wish.typical_p == 1:
-        share, keys = wish.top_p, probabilities
-    else:
-        share = wish.typical_p
-        surprisal = -probabilities.log()
-        keys = -(surprisal - (probabilities * surprisal).nan_to_num(0.0).sum()).abs()
-    order = keys.sort(descending=True).indices
-    before = torch.zeros_like(probabilities)
-    before[order[1:]] = probabilities[order].cumsum(0)[:-1]
-    left, near = probabilities.clone(), 1.0
-    for attempt in range(1000):
-        running = left.cumsum(0) / left.sum()
-        u = uniform(wish, index, attempt)
-        token = int(torch.searchsorted(running, u, right=True))
-        near = min(near, float((running - u).abs().min()), abs(float(before[token]) - share))
-        if share == 1 or before[token] < share:
-            return token, near
-        left[keys <= keys[token]] = 0.0
-    raise AssertionError("no token is in the share")
+    before = weight_before(probabilities, probabilities)
+    inside = probabilities * (before < wish.top_p)
+    inside /= inside.sum()
+    surprisal = -inside.log()
+    keys = -(surprisal - (inside * surprisal).nan_to_num(0.0).sum()).abs()
+    near = 1.0
+
+    def pick_from(weights: Tensor, attempt: int) -> int:
+        nonlocal near
+        running, u = weights.cumsum(0) / weights.sum(), uniform(wish, index, attempt)
+        near = min(near, float((running - u).abs().min()))
+        return int(torch.searchsorted(running, u, right=True))
+
+    token = pick_from(probabilities, 0)
+    for sign, weights, preference, share in (
+        (1, probabilities, probabilities, wish.top_p),
+        (-1, inside, keys, wish.typical_p),
+    ):
+        before = weight_before(weights, preference)
+        for attempt in range(1, 1000):
+            near = min(near, abs(float(before[token]) - share))
+            if share == 1 or before[token] < share:
+                break
+            token = pick_from(weights * (preference > preference[token]), sign * attempt)
+    return token, near
 
 
 @pytest.mark.parametrize("scale", [0.2, 1.0, 4.0])
@@ -246,6 +265,8 @@ def test_draws_from_a_share_equal_sorting_and_trying_again(scale: float) -> None
             SamplingParameters(temperature=1.5, top_p=0.05),
             SamplingParameters(temperature=1.0, typical_p=0.9),
             SamplingParameters(temperature=1.0, typical_p=0.2),
+            SamplingParameters(temperature=1.0, top_p=0.9, typical_p=0.9),
+            SamplingParameters(temperature=0.6, top_p=0.5, typical_p=0.6),
         )
         for seed in range(20)
     ]

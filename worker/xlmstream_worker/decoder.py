@@ -25,6 +25,7 @@ from .prefix import BLOCK_TOKENS
 from .readback import Chosen, Launch, Readback
 from .sampling import SamplingPlan, choose
 from .scheduler import Scheduler
+from .scratch import Scratch
 from .searches import Searches, failures_of, outputs_of
 from .sequences import (
     DecodingMode,
@@ -116,6 +117,7 @@ class DecoderEngine:
         late = device.type == "cuda" if config.late_readback is None else config.late_readback
         self._readback = Readback(device, late=late)
         self._plans: dict[DecodingMode, tuple[int, Batch, SamplingPlan]] = {}
+        self._scratch = Scratch()
         self._searches = Searches(self._cache)
         self._ready: list[TokenOutput] = []
 
@@ -234,7 +236,7 @@ class DecoderEngine:
         if known is not None and known[0] == lane.version and len(known[1].rows) == len(rows):
             return known[1], known[2]
         batch = self._forward.batch(rows)
-        plan = SamplingPlan.of(batch.rows, self._cache.lengths.device)
+        plan = SamplingPlan.of(batch.rows, self._cache.lengths.device, self._scratch)
         if len(rows) == len(lane.rows):
             self._plans[lane.mode] = (lane.version, batch, plan)
         return batch, plan

@@ -31,7 +31,7 @@ def streams_of(seeds: Tensor, candidates: Tensor) -> Tensor:
 
 def uniforms(streams: Tensor, index: Tensor, attempt: int = 0) -> Tensor:
     """float32 (B,), above 0 and at most 1 - 2**-22: what each row draws for its token number `index` int64 (B,) at the
-    given attempt, counted from 0."""
+    given attempt, any int."""
     bits = _mix(streams + (index + 1) * _GOLDEN)
     if attempt:
         bits = _mix(bits + signed_seed(attempt * _GOLDEN))

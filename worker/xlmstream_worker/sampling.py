@@ -12,11 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .drawing import Drawing, Way, draw, drawings_of
+from .drawing import Drawing, draw, drawings_of
 from .lanes import Row
 from .penalties import History, Penalty, penalties_of
+from .scratch import Scratch
 from .selection import BLOCK, SMALL_BLOCK, best_k, best_token, block_maxima
 from .transfer import upload
+
+_LOG2_E, _LN_2 = math.log2(math.e), math.log(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +38,22 @@ class SamplingPlan:
     block: int
     """Size of the blocks of the vocabulary whose maxima these need."""
     logprobs: Logprobs | None
+    scratch: Scratch
 
     @classmethod
-    def of(cls, rows: Sequence[Row], device: torch.device) -> SamplingPlan:
+    def of(cls, rows: Sequence[Row], device: torch.device, scratch: Scratch) -> SamplingPlan:
         lengths = [len(row.request.prompt_ids) for row in rows]
-        drawings = drawings_of(rows, device)
-        few = any(drawing.way is Way.FEW for drawing in drawings)
+        drawings = drawings_of(rows, device, scratch)
+        logprobs = Logprobs.of(rows, device)
+        small = logprobs is not None or any(drawing.few for drawing in drawings)
         return cls(
             prompt_lengths=upload(lengths, device),
             penalties=penalties_of(rows, device),
             drawings=drawings,
             greedy=any(row.request.sampling.temperature == 0 for row in rows),
-            block=SMALL_BLOCK if few else BLOCK,
-            logprobs=Logprobs.of(rows, device),
+            block=SMALL_BLOCK if small else BLOCK,
+            logprobs=logprobs,
+            scratch=scratch,
         )
 
 
@@ -83,10 +89,14 @@ class Choice:
 
 def choose(scores: Tensor, history: History, plan: SamplingPlan) -> Choice:
     """The next token of every row. `scores` float32 (B, V) are overwritten."""
-    own = None if plan.logprobs is None else scores[plan.logprobs.rows]  # a copy
+    maxima = likelihoods = None
+    if plan.logprobs is not None:
+        maxima = block_maxima(scores, plan.block)
+        likelihoods = Likelihoods.of(scores, maxima, plan.logprobs, plan.scratch)
     for penalty in plan.penalties:
         penalty.apply(scores, history)
-    maxima = block_maxima(scores, plan.block)
+    if maxima is None or plan.penalties:
+        maxima = block_maxima(scores, plan.block)
     usable = maxima.amax(-1).abs_() < torch.inf
     chosen = best_token(scores, maxima) if plan.greedy else None
     for drawing in plan.drawings:
@@ -94,20 +104,44 @@ def choose(scores: Tensor, history: History, plan: SamplingPlan) -> Choice:
             chosen = draw(scores, maxima, drawing, history.produced)
         else:
             rows = drawing.rows
-            drawn = draw(scores[rows], maxima[rows], drawing, history.produced[rows])
+            own = plan.scratch.take("scores", scores, rows.shape[0])
+            torch.index_select(scores, 0, rows, out=own)
+            drawn = draw(own, maxima[rows], drawing, history.produced[rows])
             chosen = torch.zeros_like(history.lengths) if chosen is None else chosen
             chosen[rows] = drawn
     assert chosen is not None
     chosen = chosen.masked_fill_(~usable, -1)
-    if own is None or plan.logprobs is None:
+    if likelihoods is None or plan.logprobs is None:
         return Choice(chosen)
-    best, ids = best_k(own, max(plan.logprobs.widest, 1))
-    of_chosen = own.gather(1, chosen[plan.logprobs.rows].clamp(min=0)[:, None])
-    total = log_total(own, best[:, :1])
-    return Choice(chosen, (of_chosen - total)[:, 0], best - total, ids)
+    of_chosen = likelihoods.of_ids(chosen[plan.logprobs.rows].clamp(min=0))
+    return Choice(chosen, of_chosen, likelihoods.best, likelihoods.best_ids)
 
 
-def log_total(scores: Tensor, best: Tensor) -> Tensor:
-    """log of the sum of exp(scores) (B, 1); `best` (B, 1) are the highest. Powers of two are quicker than those of e.
-    `scores` (B, V) are overwritten."""
-    return scores.sub_(best).mul_(math.log2(math.e)).exp2_().sum(-1, keepdim=True).log_().add_(best)
+@dataclass(frozen=True, slots=True)
+class Likelihoods:
+    """Log-probabilities of R rows, by the scores as they are before penalties."""
+
+    keys: Tensor
+    """float32 (R, V): log2 of how much likelier a token is than the best one."""
+    total: Tensor
+    """(R, 1): log2 of the sum of 2**keys."""
+    best: Tensor
+    """(R, N): log-probabilities of the best ids, best first."""
+    best_ids: Tensor
+
+    @classmethod
+    def of(cls, scores: Tensor, maxima: Tensor, wanted: Logprobs, scratch: Scratch) -> Likelihoods:
+        R = wanted.rows.shape[0]
+        keys = scratch.take("likelihoods", scores, R)
+        if scores.shape[0] > R:
+            scores, maxima = torch.index_select(scores, 0, wanted.rows, out=keys), maxima[wanted.rows]
+        best, ids = best_k(scores, max(wanted.widest, 1), maxima)
+        torch.sub(scores, best[:, :1], out=keys).mul_(_LOG2_E)
+        # Powers of two are several times as quick as those of e.
+        total = torch.exp2(keys, out=scratch.take("spare", keys, R)).sum(-1, keepdim=True).log2_()
+        top = keys.gather(1, ids).sub_(total).mul_(_LN_2)
+        return cls(keys, total, top, ids)
+
+    def of_ids(self, ids: Tensor) -> Tensor:
+        """(R,): of one token per row, ids int64 (R,)."""
+        return self.keys.gather(1, ids[:, None]).sub_(self.total).mul_(_LN_2)[:, 0]

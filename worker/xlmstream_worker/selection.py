@@ -13,11 +13,11 @@ BLOCK = 256
 # What `best_k` narrows its choice to: blocks, and every eighth element of those.
 _LOG_SMALL_BLOCK, _LOG_STRIDE = 6, 3
 SMALL_BLOCK, _STRIDE = 2**_LOG_SMALL_BLOCK, 2**_LOG_STRIDE
-# Up to this many keys are sorted.
-_FEW = 1024
-# Weights below 2^-44 of the best one are beyond float32 sums.
+# What rounding may take off a key, a power of two, at the edge of a range.
+ROUNDING = 2.0**-20
+# Weights below 2**-44 of the best one are beyond float32 sums.
 _WEIGHT_RANGE = 44.0
-_BINS = 256
+_BINS = 4096
 
 
 def block_maxima(scores: Tensor, size: int = BLOCK) -> Tensor:
@@ -63,42 +63,38 @@ def best_k(scores: Tensor, k: int, maxima: Tensor | None = None) -> tuple[Tensor
 
 
 def share_floor(keys: Tensor, weights: Tensor, share: Tensor) -> Tensor:
-    """The lowest key (B,) of the smallest set of highest keys that weighs share (B,) of all.
+    """The lowest key (B,) of the smallest set of highest keys that weighs share (B,) of all, found by sorting.
 
-    `keys` (B, V) are log2, at most 0; `weights` (B, V) are 0 for excluded tokens. A share of 1 keeps everything: minus
-    infinity.
+    `weights` (B, C) are 0 for excluded tokens. A share of 1 keeps everything: minus infinity.
     """
-    wanted = share * weights.sum(-1)
-    if keys.shape[1] > _FEW:
-        floor = mass_floor(keys, weights, wanted)
-    else:
-        best = keys.sort(-1, descending=True)
-        sums = weights.gather(1, best.indices).cumsum_(-1)
-        place = torch.searchsorted(sums, wanted[:, None]).clamp_(max=best.values.shape[1] - 1)
-        floor = best.values.gather(1, place)[:, 0]
+    best = keys.sort(-1, descending=True)
+    sums = weights.gather(1, best.indices).cumsum_(-1)
+    place = torch.searchsorted(sums, share[:, None] * sums[:, -1:]).clamp_(max=best.values.shape[1] - 1)
+    floor = best.values.gather(1, place)[:, 0]
     return floor.masked_fill(share == 1, -torch.inf)
 
 
 def mass_floor(keys: Tensor, weights: Tensor, wanted: Tensor) -> Tensor:
     """A key (B,) such that the tokens at or above it weigh `wanted` (B,), found without sorting.
 
-    `keys` (B, V) are at most 0. Three rounds, each looking closer into the bin of the last that holds the edge: tokens
-    within 44 / 256**3 of the edge count as equals. Minus infinity where all keys above -44 together weigh too little.
+    `weights` (B, V) are 2**keys. Two rounds, the second looking closer into the bin of the first that holds the edge:
+    tokens within 44 / 4096**2 of the edge count as equals. 44 below the best, where all above weigh too little.
     """
-    high = keys.new_zeros(keys.shape[0], 1)
+    high = keys.amax(-1, keepdim=True)
     counted = torch.zeros_like(high)
     width = _WEIGHT_RANGE
-    short = torch.zeros(keys.shape[0], 1, dtype=torch.bool, device=keys.device)
-    for number in range(3):
+    for _ in range(2):
         width /= _BINS
         # Column 0 takes what lies above `high` and is counted already, the last one what lies below the bins.
-        bins = ((high - keys) / width).floor_().clamp_(-1, _BINS).long().add_(1)
+        bins = (high - keys).div_(width).add_(1.0).clamp_(0, _BINS + 1).long()
         sums = weights.new_zeros(keys.shape[0], _BINS + 2).scatter_add_(1, bins, weights)[:, 1:-1]
         running = sums.cumsum(-1).add_(counted)
-        edge = torch.searchsorted(running, wanted[:, None])
-        if number == 0:
-            short = edge == _BINS
-        edge = edge.clamp_(max=_BINS - 1)
+        edge = torch.searchsorted(running, wanted[:, None]).clamp_(max=_BINS - 1)
         counted = (running - sums).gather(1, edge)
         high = high - edge * width
-    return (high - width).masked_fill(short, -torch.inf)[:, 0]
+    return (high - width)[:, 0]
+
+
+def drop_below(keys: Tensor, floors: Tensor) -> None:
+    """Make keys (B, V) below floors (B,) minus infinity, in place; the others change by a constant."""
+    torch.threshold_(keys.sub_(floors[:, None]), -ROUNDING, -torch.inf)

@@ -5,22 +5,48 @@ one pass over the weights tells. If it is not, neither are those that it is pref
 preferred to it. Each accepted token was drawn in proportion to the weights from a set that holds all acceptable ones,
 so it is distributed as by sorting, cutting off and drawing. About 1 + ln(1 / share) draws are needed, one for most rows
 in use. Source: the rejection of FlashInfer's samplers (Ye et al. 2025, arXiv:2501.01005).
+
+top-p prefers the likelier tokens; typical-p, among those that top-p leaves, the more typical ones. What is more typical
+than a token lies on one side of it: all of it weighs less than what is likelier, or less than what is left and not
+likelier. So most tokens are typical whatever a row expects, and only for the others is it found out.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .draws import uniforms
 from .picking import block_sums, pick
+from .selection import drop_below, mass_floor
 
 # How rarely a device that computes ahead of the host may run out of attempts, per token.
 _RARE = 1e-7
+# Keys from here on down stand for a weight of 0.
+_LOWEST = -1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Typical:
+    """What typical-p asks of tokens that top-p may leave, in B rows."""
+
+    share: Tensor
+    """(B,), below 1."""
+    left: Tensor
+    """(B,): what the tokens that top-p leaves weigh, at most less the last of them."""
+
+    def select(self, rows: Tensor) -> Typical:
+        return Typical(self.share[rows], self.left[rows])
+
+    def certain(self, own: Tensor, least_above: Tensor | float, most_above: Tensor) -> Tensor:
+        """bool (B,): whether a token that weighs own (B,) is left and typical whatever the row expects, where those
+        likelier than it weigh at least and at most so much (B,)."""
+        on_its_far_side = least_above + self.share * own > (1 - self.share) * self.left
+        return on_its_far_side & (most_above < self.share * self.left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,67 +61,131 @@ class Preferred:
     """(B, V): a token is preferred to those with a lower key."""
     wanted: Tensor
     """(B,): what the fewest preferred tokens are to weigh; infinity for all."""
-    highest: Tensor | None
+    spare: Tensor
+    """Memory for (B, V) more."""
+    highest: Tensor | None = None
     """(B, blocks): the highest key of each block, where they are known."""
+    typical: Typical | None = None
+    """What else is asked, where the keys are the log2 of the weights."""
 
     def select(self, rows: Tensor) -> Preferred:
-        highest = None if self.highest is None else self.highest[rows]
-        return Preferred(self.weights[rows], self.sums[rows], self.keys[rows], self.wanted[rows], highest)
+        return Preferred(
+            self.weights.index_select(0, rows),
+            self.sums[rows],
+            self.keys.index_select(0, rows),
+            self.wanted[rows],
+            self.spare[: rows.shape[0]],
+            None if self.highest is None else self.highest[rows],
+            None if self.typical is None else self.typical.select(rows),
+        )
 
-    def undecided(self, chosen: Tensor) -> Tensor:
-        """bool (B,): for which rows it takes a look at all weights to tell that chosen (B,) is inside the share."""
+    def certain(self, chosen: Tensor) -> Tensor:
+        """bool (B,): for which rows it takes no look at all weights to tell that chosen (B,) is as asked."""
         if self.highest is None:
-            return torch.ones_like(chosen, dtype=torch.bool)
+            return torch.zeros_like(chosen, dtype=torch.bool)
         # What is preferred weighs at most as much as the blocks that hold something preferred.
-        holding = self.highest > self.keys.gather(1, chosen[:, None])
-        return (self.sums * holding).sum(-1) >= self.wanted
+        holding = self.highest > _at(self.keys, chosen)[:, None]
+        most = (self.sums * holding).sum(-1)
+        if self.typical is None:
+            return most < self.wanted
+        return self.typical.certain(_at(self.weights, chosen), 0.0, most)
 
     def narrow(self, chosen: Tensor) -> Preferred:
-        """Leave the tokens that are preferred to chosen (B,), in place; keys change by a constant."""
-        key = self.keys.gather(1, chosen[:, None])
-        keys = self.keys.sub_(key)
-        # The weights where the keys are above 0, in one pass; a comparison and a selection take ten times as long.
-        weights = torch.ops.aten.threshold_backward.grad_input(self.weights, keys, 0.0, grad_input=self.weights)
-        highest = None if self.highest is None else self.highest.sub_(key)
-        return Preferred(weights, block_sums(weights), keys, self.wanted, highest)
-
-    def outside(self) -> Tensor:
-        """bool (B,), after `narrow`: whether the token narrowed to was outside the share."""
-        return self.sums.sum(-1) >= self.wanted
+        """Leave the weights of the tokens that are preferred to chosen (B,), in place."""
+        above = torch.sub(self.keys, _at(self.keys, chosen)[:, None], out=self.spare)
+        # The weights where that is above 0, in one pass; a comparison and a selection take ten times as long.
+        weights = torch.ops.aten.threshold_backward.grad_input(self.weights, above, 0.0, grad_input=self.weights)
+        return replace(self, weights=weights, sums=block_sums(weights))
 
 
-def draw_preferred(given: Preferred, streams: Tensor, index: Tensor, smallest_share: float) -> Tensor:
-    """Draw token number `index` (B,) of each row; `given` is overwritten. `smallest_share` is the smallest of a row."""
+def draw_preferred(given: Preferred, streams: Tensor, index: Tensor, smallest_shares: tuple[float, float]) -> Tensor:
+    """Draw token number `index` (B,) of each row; the weights of `given` are overwritten. `smallest_shares` are those
+    of any row's top-p and typical-p."""
     if given.weights.device.type != "cpu":
-        return draw_ahead(given, streams, index, smallest_share)
-    chosen = ids = pick(given.weights, given.sums, uniforms(streams, index))
-    rows = torch.arange(chosen.shape[0])
-    for attempt in itertools.count(1):
-        rows, given, ids = _only(given.undecided(ids), rows, given, ids)
-        if not rows.shape[0]:
-            break
-        given = given.narrow(ids)
-        rows, given, ids = _only(given.outside(), rows, given, ids)
-        if not rows.shape[0]:
-            break
-        ids = pick(given.weights, given.sums, uniforms(streams[rows], index[rows], attempt))
+        return draw_ahead(given, streams, index, smallest_shares)
+    chosen = pick(given.weights, given.sums, uniforms(streams, index))
+    rows = settle(given, chosen, streams, index)
+    if rows.shape[0]:
+        typical, ids = most_typical(given.select(rows), smallest_shares[0] < 1), chosen[rows]
+        settle(typical, ids, streams[rows], index[rows], -1)
         chosen[rows] = ids
     return chosen
 
 
-def draw_ahead(given: Preferred, streams: Tensor, index: Tensor, smallest_share: float) -> Tensor:
-    """The same without a look at any result, for a device that computes ahead of the host: as many attempts as are
-    ever needed, for all rows. A row that would need more, one in ten million, takes its most preferred token."""
-    best = given.keys.argmax(-1)
-    chosen = ids = pick(given.weights, given.sums, uniforms(streams, index))
-    settled = torch.zeros_like(chosen, dtype=torch.bool)
-    for attempt in range(1, attempts_for(smallest_share) + 1):
+def settle(given: Preferred, chosen: Tensor, streams: Tensor, index: Tensor, sign: int = 1) -> Tensor:
+    """Replace those of chosen (B,) that are outside the share by others, until all are inside. Returns the rows int64
+    (N,) of which it takes more to tell whether they are typical. `sign` of the numbers of the attempts."""
+    ids, rows = chosen, torch.arange(chosen.shape[0])
+    doubtful = [rows[:0]]
+    for attempt in itertools.count(1):
+        open_ = ~given.certain(ids)
+        count = int(open_.sum())
+        if not count:
+            break
+        if 2 * count < rows.shape[0]:  # to copy more rows than that takes longer than to take the others along
+            rows, given, ids = _only(open_, rows, given, ids)
+            open_ = torch.ones_like(rows, dtype=torch.bool)
+        own = _at(given.weights, ids)
         given = given.narrow(ids)
-        settled = settled | ~given.outside()
-        ids = pick(given.weights, given.sums, uniforms(streams, index, attempt))
+        above = given.sums.sum(-1)
+        outside = open_ & (above >= given.wanted)
+        if given.typical is not None:
+            doubtful.append(rows[open_ & ~(outside | given.typical.certain(own, above, above))])
+        rows, given, ids = _only(outside, rows, given, ids)
+        if not rows.shape[0]:
+            break
+        ids = pick(given.weights, given.sums, uniforms(streams[rows], index[rows], sign * attempt))
+        chosen[rows] = ids
+    return torch.cat(doubtful)
+
+
+def draw_ahead(given: Preferred, streams: Tensor, index: Tensor, smallest_shares: tuple[float, float]) -> Tensor:
+    """The same without a look at any result, for a device that computes ahead of the host."""
+    top_p, typical_p = smallest_shares
+    chosen = pick(given.weights, given.sums, uniforms(streams, index))
+    if top_p < 1:
+        chosen = settle_ahead(given, chosen, streams, index, attempts_for(top_p))
+    if typical_p < 1:
+        typical = most_typical(given, top_p < 1)
+        chosen = settle_ahead(typical, chosen, streams, index, attempts_for(typical_p), -1)
+    return chosen
+
+
+def settle_ahead(
+    given: Preferred, chosen: Tensor, streams: Tensor, index: Tensor, attempts: int, sign: int = 1
+) -> Tensor:
+    """As many attempts as are ever needed, for all rows. A row that would need more, one in ten million, takes its most
+    preferred token."""
+    best = given.keys.argmax(-1)
+    ids, settled = chosen, torch.zeros_like(chosen, dtype=torch.bool)
+    for attempt in range(1, attempts + 1):
+        given = given.narrow(ids)
+        settled = settled | (given.sums.sum(-1) < given.wanted)
+        ids = pick(given.weights, given.sums, uniforms(streams, index, sign * attempt))
         chosen = torch.where(settled, chosen, ids)
-    settled = settled | ~given.narrow(ids).outside()
+    settled = settled | (given.narrow(ids).sums.sum(-1) < given.wanted)
     return torch.where(settled, chosen, best)
+
+
+def most_typical(given: Preferred, cut: bool) -> Preferred:
+    """The same rows with the more typical tokens preferred, of those inside the share; its edge is found if `cut` says
+    that there is any. The weights of `given` are not read, and its keys are overwritten."""
+    assert given.typical is not None
+    keys = given.keys
+    if cut:
+        drop_below(keys, mass_floor(keys, keys.exp2(), given.wanted))
+    weights = keys.exp2()
+    sums = block_sums(weights)
+    total = sums.sum(-1)
+    return Preferred(weights, sums, typicality(keys, weights, total), given.typical.share * total, given.spare)
+
+
+def typicality(keys: Tensor, weights: Tensor, total: Tensor) -> Tensor:
+    """(B, C), at most 0: how near a token's information content is to what the row expects. `keys`, the log2 of the
+    weights, are overwritten; tokens without weight get any value. Source: Meister et al. 2022 (arXiv:2202.00666)."""
+    keys.clamp_(min=_LOWEST)  # minus infinity times a weight of 0 is no number
+    expected = (weights * keys).sum(-1, keepdim=True).div_(total[:, None])
+    return keys.sub_(expected).abs_().neg_()
 
 
 def attempts_for(share: float) -> int:
@@ -111,9 +201,12 @@ def attempts_for(share: float) -> int:
     return count + 1
 
 
+def _at(values: Tensor, places: Tensor) -> Tensor:
+    """(B,): one of each row's values (B, C)."""
+    return values.gather(1, places[:, None])[:, 0]
+
+
 def _only(wanted: Tensor, rows: Tensor, given: Preferred, ids: Tensor) -> tuple[Tensor, Preferred, Tensor]:
     """The rows that `wanted` bool (B,) says."""
     places = wanted.nonzero()[:, 0]
-    if places.shape[0] == rows.shape[0]:
-        return rows, given, ids
     return rows[places], given.select(places), ids[places]
