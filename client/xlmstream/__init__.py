@@ -49,6 +49,7 @@ from xlmstream.errors import (
     XlmstreamError,
 )
 from xlmstream.jobs import AsyncJob, Job, JobItem, JobResult, JobState
+from xlmstream.keywords import Prompt
 from xlmstream.mapping import Mapped
 from xlmstream.messages import (
     Candidate,
@@ -65,7 +66,6 @@ from xlmstream.messages import (
     Tokens,
     Usage,
 )
-from xlmstream.requests import Prompt
 from xlmstream.results import (
     Answer,
     Answers,

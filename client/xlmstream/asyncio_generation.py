@@ -9,8 +9,8 @@ from xlmstream import messages, requests
 from xlmstream.asyncio_calls import Calls, Gateway, OpenCall, Stream
 from xlmstream.asyncio_verbs import TaskVerbs
 from xlmstream.errors import XlmstreamError
+from xlmstream.keywords import GenerateKeywords, Prompt, TranslateKeywords
 from xlmstream.messages import Event, Generation, TokenDelta
-from xlmstream.requests import GenerateKeywords, Prompt, TranslateKeywords
 from xlmstream.streams import StreamMessage, StreamRequest, StreamState
 from xlmstream.v1.inference_pb2 import GenerateStreamRequest, ResumeStreamRequest
 from xlmstream.v1.translation_pb2 import TranslateStreamRequest

@@ -1,16 +1,14 @@
-"""The verbs of `AsyncClient` for the tasks that do not generate, and `map`."""
+"""The verbs of `AsyncClient` for the tasks that do not generate."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Unpack, overload
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack, overload
 
 from xlmstream import messages
-from xlmstream.asyncio_calls import Calls
-from xlmstream.asyncio_map import MapStream
-from xlmstream.messages import Generation, Tokens
-from xlmstream.requests import (
+from xlmstream.asyncio_map_verb import MapVerb
+from xlmstream.keywords import (
     AnswerKeywords,
     ChooseKeywords,
     ClassifyKeywords,
@@ -26,16 +24,12 @@ from xlmstream.tensor import array_of, stacked
 from xlmstream.v1.common_pb2 import TextInput
 
 
-class TaskVerbs(ABC):
+class TaskVerbs(MapVerb):
     """What a client adds to these: its calls and its time limit.
 
     Each verb takes one input or a sequence of them and returns one result or a list. Where one of several inputs fails,
     its error is raised, `input_index` telling whose it is; `map` tells of each by itself.
     """
-
-    @property
-    @abstractmethod
-    def _calls(self) -> Calls: ...
 
     @abstractmethod
     def _limit(self, timeout_s: float | None) -> float: ...
@@ -194,155 +188,6 @@ class TaskVerbs(ABC):
             return alone[0]
         found: list[Choice] = await self._task("choose", list(prompts), keywords, timeout_s)
         return found
-
-    @overload
-    def map(
-        self,
-        task: Literal["generate", "translate"],
-        inputs: Iterable[Prompt],
-        /,
-        *,
-        ordered: bool = True,
-        max_in_flight: int = 64,
-        timeout_s: float | None = None,
-        **keywords: Any,
-    ) -> MapStream[Generation]: ...
-    @overload
-    def map(
-        self,
-        task: Literal["embed"],
-        inputs: Iterable[Prompt],
-        /,
-        *,
-        ordered: bool = True,
-        max_in_flight: int = 64,
-        timeout_s: float | None = None,
-        **keywords: Any,
-    ) -> MapStream[Embedding]: ...
-    @overload
-    def map(
-        self,
-        task: Literal["fill_mask"],
-        inputs: Iterable[Prompt],
-        /,
-        *,
-        ordered: bool = True,
-        max_in_flight: int = 64,
-        timeout_s: float | None = None,
-        **keywords: Any,
-    ) -> MapStream[FilledMask]: ...
-    @overload
-    def map(
-        self,
-        task: Literal["classify"],
-        inputs: Iterable[Prompt | TextPair],
-        /,
-        *,
-        ordered: bool = True,
-        max_in_flight: int = 64,
-        timeout_s: float | None = None,
-        **keywords: Any,
-    ) -> MapStream[Classification]: ...
-    @overload
-    def map(
-        self,
-        task: Literal["tag"],
-        inputs: Iterable[Prompt],
-        /,
-        *,
-        ordered: bool = True,
-        max_in_flight: int = 64,
-        timeout_s: float | None = None,
-        **keywords: Any,
-    ) -> MapStream[Tagging]: ...
-    @overload
-    def map(
-        self,
-        task: Literal["answer"],
-        inputs: Iterable[Question],
-        /,
-        *,
-        ordered: bool = True,
-        max_in_flight: int = 64,
-        timeout_s: float | None = None,
-        **keywords: Any,
-    ) -> MapStream[Answers]: ...
-    @overload
-    def map(
-        self,
-        task: Literal["choose"],
-        inputs: Iterable[Choices],
-        /,
-        *,
-        ordered: bool = True,
-        max_in_flight: int = 64,
-        timeout_s: float | None = None,
-        **keywords: Any,
-    ) -> MapStream[Choice]: ...
-    @overload
-    def map(
-        self,
-        task: Literal["score"],
-        inputs: Iterable[Prompt],
-        /,
-        *,
-        ordered: bool = True,
-        max_in_flight: int = 64,
-        timeout_s: float | None = None,
-        **keywords: Any,
-    ) -> MapStream[Score]: ...
-    @overload
-    def map(
-        self,
-        task: Literal["tokenize"],
-        inputs: Iterable[Prompt],
-        /,
-        *,
-        ordered: bool = True,
-        max_in_flight: int = 64,
-        timeout_s: float | None = None,
-        **keywords: Any,
-    ) -> MapStream[Tokens]: ...
-    @overload
-    def map(
-        self,
-        task: Literal["detokenize"],
-        inputs: Iterable[Sequence[int]],
-        /,
-        *,
-        ordered: bool = True,
-        max_in_flight: int = 64,
-        timeout_s: float | None = None,
-        **keywords: Any,
-    ) -> MapStream[str]: ...
-    def map(
-        self,
-        task: str,
-        inputs: Iterable[Any],
-        /,
-        *,
-        ordered: bool = True,
-        max_in_flight: int = 64,
-        timeout_s: float | None = None,
-        **keywords: Any,
-    ) -> MapStream[Any]:
-        """Any number of inputs of one task over one stream: the fastest way to have much done.
-
-        >>> async for mapped in client.map("embed", lines, pooling="mean"):
-        ...     print(mapped.index, mapped.result.tensor.shape)
-
-        Each `Mapped` has its input, its place, and a result or an error: a bad input never fails its neighbours. A
-        connection that breaks is replaced and what was unfinished is sent again. Leave early in a `async with` block.
-
-        task: the name of a verb; `keywords` are those of that verb.
-        inputs: taken as results are handed out, never all at once.
-        ordered: results in the order of their inputs; otherwise as they are ready.
-        max_in_flight: most inputs that are sent and not answered. The service has a limit of its own.
-        timeout_s: time limit of the whole; None: none.
-        """
-        return MapStream(
-            self._calls, task_named(task), inputs, keywords, timeout_s, ordered=ordered, max_in_flight=max_in_flight
-        )
 
     async def _task(
         self, name: str, inputs: Sequence[Any], keywords: Mapping[str, Any], timeout_s: float | None

@@ -13,8 +13,8 @@ from xlmstream.asyncio_calls import Calls, Gateway, OpenCall, Stream
 from xlmstream.asyncio_generation import GenerationVerbs
 from xlmstream.channel import DEFAULT_ADDRESS, ChannelOptions, options_with, targets_of
 from xlmstream.jobs.asyncio_jobs import AsyncJobs
+from xlmstream.keywords import DetokenizeKeywords, Prompt, TokenizeKeywords
 from xlmstream.messages import Tokens
-from xlmstream.requests import DetokenizeKeywords, Prompt, TokenizeKeywords
 from xlmstream.retry import RetryPolicy
 from xlmstream.v1.models_pb2 import GetModelRequest, ListModelsRequest, Model, WatchModelsRequest, WatchModelsResponse
 from xlmstream.v1.server_pb2 import GetLoadRequest, GetServerInfoRequest, GetServerInfoResponse, ModelLoad

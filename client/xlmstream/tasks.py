@@ -9,7 +9,23 @@ from typing import Any, NamedTuple, cast
 from google.protobuf.message import Message
 
 from xlmstream import messages, requests, results
-from xlmstream.requests import Prompt, RequestKeywords, TextKeywords, text_input
+from xlmstream.keywords import (
+    AnswerKeywords,
+    ChooseKeywords,
+    ClassifyKeywords,
+    DetokenizeKeywords,
+    EmbedKeywords,
+    FillMaskKeywords,
+    GenerateKeywords,
+    Prompt,
+    RequestKeywords,
+    ScoreKeywords,
+    TagKeywords,
+    TextKeywords,
+    TokenizeKeywords,
+    TranslateKeywords,
+)
+from xlmstream.requests import text_input
 from xlmstream.v1 import classification_pb2 as classification
 from xlmstream.v1 import inference_pb2 as inference
 from xlmstream.v1.common_pb2 import TextInput, TokenIds
@@ -130,7 +146,7 @@ TASKS: Mapping[str, Task] = {
         "generate",
         "Generate",
         inference.GenerateRequest,
-        requests.GenerateKeywords,
+        GenerateKeywords,
         text_input,
         GenerationParameters,
         messages.generation_of,
@@ -139,20 +155,18 @@ TASKS: Mapping[str, Task] = {
         "translate",
         "Translate",
         TranslateRequest,
-        requests.TranslateKeywords,
+        TranslateKeywords,
         requests.source_text,
         GenerationParameters,
         messages.generation_of,
         ("target_language",),
     ),
-    "embed": Task(
-        "embed", "Embed", EmbedRequest, requests.EmbedKeywords, text_input, EmbedParameters, results.embedding_of
-    ),
+    "embed": Task("embed", "Embed", EmbedRequest, EmbedKeywords, text_input, EmbedParameters, results.embedding_of),
     "fill_mask": Task(
         "fill_mask",
         "FillMask",
         FillMaskRequest,
-        requests.FillMaskKeywords,
+        FillMaskKeywords,
         text_input,
         FillMaskParameters,
         results.filled_mask_of,
@@ -161,7 +175,7 @@ TASKS: Mapping[str, Task] = {
         "classify_sequence",
         "ClassifySequence",
         classification.ClassifySequenceRequest,
-        requests.ClassifyKeywords,
+        ClassifyKeywords,
         _pair,
         classification.ClassifySequenceParameters,
         results.classification_of,
@@ -170,7 +184,7 @@ TASKS: Mapping[str, Task] = {
         "classify_tokens",
         "ClassifyTokens",
         classification.ClassifyTokensRequest,
-        requests.TagKeywords,
+        TagKeywords,
         text_input,
         classification.ClassifyTokensParameters,
         results.tagging_of,
@@ -179,7 +193,7 @@ TASKS: Mapping[str, Task] = {
         "answer_question",
         "AnswerQuestion",
         AnswerQuestionRequest,
-        requests.AnswerKeywords,
+        AnswerKeywords,
         _question,
         AnswerQuestionParameters,
         results.answers_of,
@@ -188,19 +202,17 @@ TASKS: Mapping[str, Task] = {
         "choose_multiple",
         "ChooseMultiple",
         classification.ChooseMultipleRequest,
-        requests.ChooseKeywords,
+        ChooseKeywords,
         _choices,
         None,
         results.choice_of,
     ),
-    "score": Task(
-        "score", "Score", ScoreRequest, requests.ScoreKeywords, text_input, ScoreParameters, results.score_of
-    ),
+    "score": Task("score", "Score", ScoreRequest, ScoreKeywords, text_input, ScoreParameters, results.score_of),
     "tokenize": Task(
         "tokenize",
         "Tokenize",
         inference.TokenizeRequest,
-        requests.TokenizeKeywords,
+        TokenizeKeywords,
         text_input,
         None,
         messages.tokens_of,
@@ -210,7 +222,7 @@ TASKS: Mapping[str, Task] = {
         "detokenize",
         "Detokenize",
         inference.DetokenizeRequest,
-        requests.DetokenizeKeywords,
+        DetokenizeKeywords,
         _ids,
         None,
         messages.text_of,

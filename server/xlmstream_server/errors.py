@@ -11,24 +11,9 @@ from collections.abc import Iterable, Sequence
 import xlmstream.status as statuses
 from google.protobuf.message import Message
 from google.rpc.code_pb2 import Code
-from google.rpc.error_details_pb2 import (
-    BadRequest,
-    ErrorInfo,
-    PreconditionFailure,
-    QuotaFailure,
-    ResourceInfo,
-    RetryInfo,
-)
+from google.rpc.error_details_pb2 import PreconditionFailure, QuotaFailure, ResourceInfo
 from google.rpc.status_pb2 import Status
-from xlmstream.status import (
-    MAX_MESSAGE_CHARS,
-    MAX_STATUS_BYTES,
-    Reason,
-    job_state_name,
-    listing,
-    quote,
-    reason_name,
-)
+from xlmstream.status import Reason, job_state_name, listing, quote, reason_name
 from xlmstream.status import relocated as relocated
 from xlmstream.v1.common_pb2 import Task
 from xlmstream.v1.errors_pb2 import ErrorReason
@@ -46,6 +31,13 @@ from xlmstream_server.broker import (
     RequestIdReused,
     UploadGap,
 )
+from xlmstream_server.status_reading import error_info as error_info
+from xlmstream_server.status_reading import fitting as fitting
+from xlmstream_server.status_reading import is_retryable as is_retryable
+from xlmstream_server.status_reading import names as names
+from xlmstream_server.status_reading import reason_of as reason_of
+from xlmstream_server.status_reading import retry_after_s as retry_after_s
+from xlmstream_server.status_reading import with_execution_id as with_execution_id
 
 # When to try again, in seconds, where the broker does not say.
 RETRY_NO_WORKER_S = 1.0
@@ -71,75 +63,8 @@ def error(
     return ServiceError(statuses.build(reason, message, *details, retry_after_s=retry_after_s, metadata=metadata))
 
 
-def error_info(status: Status) -> ErrorInfo | None:
-    """The ErrorInfo of a status, or None where it has none."""
-    for detail in status.details:
-        if detail.Is(ErrorInfo.DESCRIPTOR):
-            info = ErrorInfo()
-            detail.Unpack(info)
-            return info
-    return None
-
-
-def reason_of(status: Status) -> str:
-    """The reason's name, "" where the status has none."""
-    info = error_info(status)
-    return info.reason if info else ""
-
-
 def has_reason(failed: ServiceError, reason: Reason) -> bool:
     return reason_of(failed.status) == reason_name(reason)
-
-
-def is_retryable(status: Status) -> bool:
-    """Whether the status invites a retry."""
-    return any(detail.Is(RetryInfo.DESCRIPTOR) for detail in status.details)
-
-
-def retry_after_s(status: Status) -> float | None:
-    """The time that the status says to wait before a retry, or None."""
-    for detail in status.details:
-        retry = RetryInfo()
-        if detail.Unpack(retry):
-            return float(retry.retry_delay.ToMilliseconds()) / 1000
-    return None
-
-
-def names(status: Status, field: str) -> bool:
-    """Whether the status finds fault with `field` or with a field inside it."""
-    for detail in status.details:
-        bad = BadRequest()
-        if detail.Unpack(bad):
-            return any(statuses.is_within(violation.field, field) for violation in bad.field_violations)
-    return False
-
-
-def with_execution_id(status: Status, execution_id: str) -> Status:
-    """The same status, naming the execution in the metadata of its ErrorInfo."""
-    named = Status(code=status.code, message=status.message)
-    for detail in status.details:
-        info = ErrorInfo()
-        if detail.Unpack(info):
-            info.metadata["execution_id"] = execution_id
-            named.details.add().Pack(info)
-        else:
-            named.details.add().CopyFrom(detail)
-    return named
-
-
-def fitting(status: Status) -> Status:
-    """The same status, cut where it would not fit into trailers: workers write statuses too.
-
-    The message also travels on its own, each byte that is not ASCII as three.
-    """
-    limit = MAX_MESSAGE_CHARS if status.message.isascii() else MAX_MESSAGE_CHARS // 6
-    if len(status.message) <= limit and status.ByteSize() <= MAX_STATUS_BYTES:
-        return status
-    cut = Status(code=status.code, message=status.message[:limit])
-    for detail in status.details:
-        if cut.ByteSize() + detail.ByteSize() <= MAX_STATUS_BYTES - 16:
-            cut.details.add().CopyFrom(detail)
-    return cut
 
 
 # What is wrong with the request.

@@ -25,6 +25,7 @@ from xlmstream_server.broker import (
     WorkerBroker,
     channel,
 )
+from xlmstream_server.broker.connection import TIMEOUT_S
 from xlmstream_server.broker.embedded import EmbeddedBroker
 
 
@@ -46,7 +47,7 @@ def again(server: EmbeddedBroker, directory: Path) -> EmbeddedBroker:
 
 
 async def until_up(gateway: GatewayBroker) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not gateway.up:  # noqa: ASYNC110 - what a user of the broker sees
             await asyncio.sleep(0.02)
 
@@ -70,7 +71,7 @@ async def test_a_killed_broker_loses_nothing(server: EmbeddedBroker, own: Gatewa
     before = time.monotonic()
     with pytest.raises(BrokerDown):
         await asyncio.gather(*(own.submit(envelope(own)) for _ in range(10)))
-    assert time.monotonic() - before < 1.0
+    assert time.monotonic() - before < TIMEOUT_S
     with pytest.raises(BrokerDown):
         await own.follow(asked[0].execution_id)
     assert not own.up
@@ -80,7 +81,7 @@ async def test_a_killed_broker_loses_nothing(server: EmbeddedBroker, own: Gatewa
         await until_up(own)
         audited = await own.audit([one.execution_id for one in asked])
         assert [one.state for one in audited.values()].count(State.QUEUED) == 140
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             arrival = await anext(frames)
         assert arrival.gap
         assert not arrival.frame.items
@@ -143,7 +144,7 @@ async def test_a_stopped_broker_is_noticed_and_found_again(
     for _ in range(20):
         with pytest.raises(BrokerDown):
             await own.submit(envelope(own))
-    assert time.monotonic() - before < 0.5
+    assert time.monotonic() - before < TIMEOUT_S
     with pytest.raises(BrokerDown):
         await GatewayBroker.connect(server.url)
     with pytest.raises(BrokerDown):
@@ -165,12 +166,10 @@ async def test_a_hanging_broker_is_given_up(server: EmbeddedBroker, monkeypatch:
         calls = [own.submit(envelope(own)) for _ in range(5)]
         before = time.monotonic()
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        assert time.monotonic() - before < 3
+        assert time.monotonic() - before < 30
         assert all(isinstance(answer, BrokerDown) for answer in answers)
-        before = time.monotonic()
         with pytest.raises(BrokerDown):
-            await own.submit(envelope(own))
-        assert time.monotonic() - before < 0.1
+            own.submit(envelope(own)).send(None)  # at once: it comes to no first wait
     finally:
         os.kill(server.pid, signal.SIGCONT)
     await until_up(own)

@@ -14,7 +14,7 @@ from grpc_health.v1.health import HealthServicer
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from xlmstream.cli import arguments, main
-from xlmstream.requests import GenerateKeywords, TokenizeKeywords
+from xlmstream.keywords import GenerateKeywords, TokenizeKeywords
 from xlmstream.testing import Failure, FakeServer
 from xlmstream.testing.stage import fake_model
 from xlmstream.v1 import generation_pb2 as pb

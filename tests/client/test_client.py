@@ -29,7 +29,7 @@ from xlmstream.testing.stage import fake_model
 
 def wait_for(server: FakeServer, condition: Any) -> None:
     with server.changed:
-        assert server.changed.wait_for(condition, timeout=10)
+        assert server.changed.wait_for(condition, timeout=60)
 
 
 def test_one_prompt_gives_one_generation(clients: Any, server: FakeServer) -> None:
@@ -204,13 +204,13 @@ async def test_an_interrupted_call_is_withdrawn(server: FakeServer) -> None:
 
     def slowly(prompt: str) -> str:
         entered.set()
-        leave.wait(10)
+        leave.wait(60)
         return prompt
 
     with FakeServer(slowly) as server:
         async with AsyncClient(server.address) as client:
             task = asyncio.create_task(client.generate("Hello", request_id="mine"))
-            await asyncio.to_thread(entered.wait, 10)
+            await asyncio.to_thread(entered.wait, 60)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

@@ -178,7 +178,7 @@ class Loss(Iterable[str]):
         for index, text in enumerate(given_texts(self.number)):
             if index == self.number - 1 and self.readings == 1:
                 with self.server.changed:
-                    assert self.server.changed.wait_for(lambda: len(self.server.jobs["j"].items) > 300, timeout=10)
+                    assert self.server.changed.wait_for(lambda: len(self.server.jobs["j"].items) > 300, timeout=60)
                     del self.server.jobs["j"].items[100:]
                     self.server.jobs["j"].info.items_committed = 100
             yield text
@@ -217,7 +217,7 @@ def test_items_of_a_slow_source_do_not_wait(server: FakeServer, monkeypatch: pyt
         for index, text in enumerate(given_texts(5)):
             with server.changed:
                 known = server.jobs["j"]
-                assert server.changed.wait_for(lambda: len(known.items) >= index - 3, timeout=10)  # noqa: B023
+                assert server.changed.wait_for(lambda: len(known.items) >= index - 3, timeout=60)  # noqa: B023
             yield text
 
     with Client(server.address) as client:

@@ -287,7 +287,7 @@ def test_watching_a_job(server: FakeServer) -> None:
 
 def wait_for_no_stream(server: FakeServer) -> bool:
     with server.changed:
-        return server.changed.wait_for(lambda: server.open_streams == 0, timeout=10)
+        return server.changed.wait_for(lambda: server.open_streams == 0, timeout=60)
 
 
 def test_waiting_has_a_limit(jobs: Jobs, server: FakeServer) -> None:

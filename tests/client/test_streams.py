@@ -43,7 +43,7 @@ def text_of(events: list[Event]) -> str:
 
 def wait_for(server: FakeServer, condition: Any) -> None:
     with server.changed:
-        assert server.changed.wait_for(condition, timeout=10)
+        assert server.changed.wait_for(condition, timeout=60)
 
 
 def test_the_events_of_a_stream(clients: Any, server: FakeServer) -> None:

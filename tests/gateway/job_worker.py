@@ -69,7 +69,7 @@ class JobWorker:
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
-        self._thread.join(10)
+        self._thread.join(60)
         self._broker.close()
         assert not self._thread.is_alive()
         if self._crash is not None:

@@ -138,7 +138,7 @@ class ScriptedWorker:
 
     def __exit__(self, *_: object) -> None:
         self._ending = True
-        self._thread.join(10)
+        self._thread.join(60)
         self._broker.close()
         assert not self._thread.is_alive()
         if self._crash is not None:
@@ -149,7 +149,7 @@ class ScriptedWorker:
         with self._changed:
             self._released.add(prompt)
 
-    def wait(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    def wait(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Until `condition` holds; it is looked at after each of the worker's steps."""
         with self._changed:
             assert self._changed.wait_for(condition, timeout_s), f"waited {timeout_s} s in vain: {self.rows}"

@@ -105,7 +105,7 @@ async def test_2_a_cancellation_that_the_caller_did_not_cause_is_answered(caplog
 
     async with guarded(awaits_something_cancelled) as (call, metrics):
         with caplog.at_level(logging.CRITICAL, logger="xlmstream_server.guard"):
-            status = await status_of(call(Empty(), timeout=5))
+            status = await status_of(call(Empty(), timeout=60))
         assert (status.code, reason(status)) == (Code.ABORTED, "INTERNAL")
         assert ended(metrics, "ABORTED") == 1
 
@@ -127,7 +127,7 @@ async def test_2_and_3_a_cancellation_by_the_caller_reaches_the_handler_and_goes
         calling = call(Empty())
         await entered.wait()
         calling.cancel()
-        await asyncio.wait_for(left.wait(), 5)
+        await asyncio.wait_for(left.wait(), 60)
         with pytest.raises(asyncio.CancelledError):
             await calling
     assert (ended(metrics, "CANCELLED"), ended(metrics, "ABORTED")) == (1, 0)
@@ -195,7 +195,7 @@ async def test_6_old_connections_are_asked_to_leave_without_hurting_their_calls(
         call = service.inference.GenerateStream(stream_request("hold:2 a", 4))
         read = await Read().until(call, 2)
         while service.channel.get_state() == grpc.ChannelConnectivity.READY:  # until the server says goodbye
-            await asyncio.wait_for(service.channel.wait_for_state_change(grpc.ChannelConnectivity.READY), 10)
+            await asyncio.wait_for(service.channel.wait_for_state_change(grpc.ChannelConnectivity.READY), 60)
         worker.release("hold:2 a")
         assert (await read.all(call)).ids == expected_ids("hold:2 a", 4)
         other = service.inference.GenerateStream(stream_request("b", 3))

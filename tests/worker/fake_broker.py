@@ -81,7 +81,7 @@ class FakeBroker:
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait until `condition` holds; it is looked at after each call of the worker."""
         with self.changed:
-            assert self.changed.wait_for(condition, timeout=20)
+            assert self.changed.wait_for(condition, timeout=60)
 
     def ended(self, execution_id: str) -> bool:
         events = self.events.get(execution_id)

@@ -25,9 +25,9 @@ def test_it_wakes_with_every_call_while_it_is_on() -> None:
     listening.switch(True)
     for number in range(3):
         broker.give(row(generate(), execution_id=str(number)).taken)
-        woken.get(timeout=10)
+        woken.get(timeout=60)
     listening.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -47,9 +47,9 @@ def test_a_broker_that_is_away_is_asked_again() -> None:
     listening = Listening(Returning(), lambda: woken.put(None))
     thread = start(listening)
     listening.switch(True)
-    woken.get(timeout=10)
+    woken.get(timeout=60)
     listening.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -65,5 +65,5 @@ def test_it_does_not_ask_before_it_is_on() -> None:
     listening.switch(False)
     thread = start(listening)
     listening.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()

@@ -23,12 +23,14 @@ def model(request):
     return XLMModel(XLMConfig(**SIZES, embed_init_std=0.5, init_std=0.3, **fields)).eval().requires_grad_(False)
 
 
-@pytest.fixture(scope="module", params=["runs", "padded"])
+@pytest.fixture(scope="module", params=["runs", "several parts", "padded"])
 def attention(request):
-    """The way of attending on a CPU, then the one on a GPU, both on this CPU."""
+    """The way of attending on a CPU, all tokens at once and a few at a time, then the one on a GPU; all on this CPU."""
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "padded":
-            patch.setattr(packed, "RunAttention", packed.PaddedAttention)
+        if request.param == "several parts":
+            patch.setattr(packed, "PART_TOKENS", 8)
+        elif request.param == "padded":
+            patch.setattr(packed, "_parts", packed._whole)
         yield request.param
 
 
@@ -89,6 +91,12 @@ def test_nothing_is_computed_on_padding(model):
     batch = pack([[5] * 9, [6, 7], [8] * 9, [9]])
     assert len(batch.ids) == 21
     assert batch.runs == (packed.Run(0, 1, 1), packed.Run(1, 1, 2), packed.Run(3, 2, 9))
+
+
+def test_no_part_has_more_tokens_than_it_may_but_for_one_long_sequence(model, monkeypatch):
+    monkeypatch.setattr(packed, "PART_TOKENS", 8)
+    encoding = packed.PackedEncoding(model, pack([[5] * length for length in (1, 2, 2, 3, 4, 4, 9, 10, 2)]))
+    assert [(rows.start, rows.stop) for rows, _ in encoding._parts] == [(0, 7), (7, 14), (14, 18), (18, 27), (27, 37)]
 
 
 WRONG = {

@@ -32,6 +32,14 @@ class Linear:
         if on_cpu and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _PACKED_FOR)
 
+    def forget_weight(self, *, small: bool = False) -> None:
+        """Let go of `weight`, which is empty from then on, where oneDNN's copy serves all numbers of rows.
+
+        `small`: also where one row is quicker without oneDNN.
+        """
+        if self._packed is not None and (small or not self._small):
+            self.weight, self._small = self.weight.new_empty(0), False
+
     def __call__(self, x: Tensor) -> Tensor:
         rows = x.shape[0]
         if self._packed is None or (self._small and rows == 1):

@@ -126,6 +126,9 @@ class Network:
         last = self.layers[-1]
         self.last_q = Linear(last.qkv.weight[: last.inner], last.qkv.bias[: last.inner])
         self.last_kv = Linear(last.qkv.weight[last.inner :], last.qkv.bias[last.inner :])
+        for layer in self.layers:
+            for linear in (layer.qkv, layer.out, layer.lin1, layer.lin2):
+                linear.forget_weight()
         tied = model.pred_layer.proj.weight is core.embeddings.weight
         self.head = Linear(
             self.words if tied else _padded(place(model.pred_layer.proj.weight), 0.0),

@@ -21,6 +21,8 @@ from xlmstream_worker.config import BrokerConfig, ConfigError, DeviceConfig, Wor
 from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.encoder import EncoderConfig, EncoderEngine
 from xlmstream_worker.models import LoadedModel, load_model
+from xlmstream_worker.prepacking import prepack
+from xlmstream_worker.readings import core_of
 from xlmstream_worker.ready import ReadyFile
 from xlmstream_worker.sequences import EngineConfig
 from xlmstream_worker.serving import Engines, Serving
@@ -64,14 +66,15 @@ def _engines(model: LoadedModel, device: DeviceConfig) -> Engines:
     """The engines of a model, warm."""
     began = time.monotonic()
     network = model.network
-    body = network.encoder if isinstance(network, XLMEncoderDecoder) else network
-    encoder = EncoderEngine(body, EncoderConfig(device.batch_tokens or None))
-    encoder.warm_up()
     decoder = None
     if isinstance(network, XLMEncoderDecoder | XLMWithLMHeadModel) and GENERATING.intersection(model.card.tasks):
         config = EngineConfig(max_slots=device.slots, device=device.device, dtype=model.card.dtype)
         decoder = DecoderEngine(network, config)
         decoder.warm_up()
+    body = network.encoder if isinstance(network, XLMEncoderDecoder) else network
+    prepack(core_of(body))  # the decoder has taken what it needs of the weights
+    encoder = EncoderEngine(body, EncoderConfig(device.batch_tokens or None))
+    encoder.warm_up()
     log.info("warm", extra=observe.fields(model=model.full_name, seconds=round(time.monotonic() - began, 2)))
     return Engines(decoder, encoder)
 

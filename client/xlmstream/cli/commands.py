@@ -22,8 +22,8 @@ from xlmstream.channel import DEFAULT_ADDRESS, options_with, targets_of
 from xlmstream.cli.failures import explain
 from xlmstream.errors import InvalidInput, Unavailable, XlmstreamError
 from xlmstream.failures import FailedCall, from_call
+from xlmstream.keywords import GenerateKeywords, TokenizeKeywords
 from xlmstream.messages import Generation
-from xlmstream.requests import GenerateKeywords, TokenizeKeywords
 from xlmstream.retry import RetryPolicy
 from xlmstream.sync import Client
 from xlmstream.v1.common_pb2 import Task

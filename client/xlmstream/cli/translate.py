@@ -7,7 +7,7 @@ from typing import cast
 
 from xlmstream.cli import tasks
 from xlmstream.cli.commands import connect, given_keywords, stream_text
-from xlmstream.requests import TranslateKeywords
+from xlmstream.keywords import TranslateKeywords
 
 
 def translate(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from xlmstream.files.rows import BadRow, Row, rows
 from xlmstream.files.source import Format, Source
 from xlmstream.jobs import JobItem
-from xlmstream.requests import Prompt
+from xlmstream.keywords import Prompt
 from xlmstream.tasks import Choices, Question, TextPair
 from xlmstream.v1.common_pb2 import TextInput, TokenIds
 

@@ -7,7 +7,8 @@ from typing import Any, Literal, TypedDict, cast
 
 from xlmstream import requests
 from xlmstream.jobs.values import JOB_TASKS, JobState, number_of
-from xlmstream.requests import RequestKeywords, refuse_unknown
+from xlmstream.keywords import RequestKeywords
+from xlmstream.requests import refuse_unknown
 from xlmstream.tasks import TASKS
 from xlmstream.v1 import job_pb2, jobs_pb2
 

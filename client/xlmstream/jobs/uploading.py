@@ -17,7 +17,8 @@ import google_crc32c
 from xlmstream.errors import MessageTooLarge, UploadGap
 from xlmstream.jobs.requests import ItemKeywords
 from xlmstream.jobs.values import JobItem
-from xlmstream.requests import TextKeywords, assign
+from xlmstream.keywords import TextKeywords
+from xlmstream.requests import assign
 from xlmstream.tasks import Task
 from xlmstream.v1 import job_pb2
 from xlmstream.v1.jobs_pb2 import UploadChunk, UploadHeader, UploadJobItemsRequest

@@ -2,7 +2,8 @@
 
 The tokens of all sequences form one row of N vectors. Everything but attention works on single vectors and takes
 that row as it is; attention runs per group of sequences of equal length, or, where many small kernels are dear (on
-a GPU), on a padded copy of queries, keys and values alone. Equal to one forward per sequence up to rounding.
+a GPU), on a padded copy of queries, keys and values alone. On a CPU a few hundred tokens at a time pass the layers:
+what is between two layers stays in its cache. Equal to one forward per sequence up to rounding.
 
     batch = pack([[0, 17, 9, 1], [0, 5, 1]], langs=[1, None])
     states = encode_packed(model, batch)        # states.values (7, E); states[0] (4, E); states[1] (3, E)
@@ -10,8 +11,8 @@ a GPU), on a padded copy of queries, keys and values alone. Equal to one forward
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, groupby
-from typing import NamedTuple
+from itertools import accumulate, chain, groupby, pairwise
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from torch.nn import functional as F
 
 from .layers import SelfAttention
 from .model import XLMModel
+
+# As fast on a CPU as more would be, and whoever makes code for each number of rows, as oneDNN does, sees few of them.
+PART_TOKENS = 512
 
 
 class Run(NamedTuple):
@@ -194,7 +198,7 @@ class PackedEncoding:
         self._blocks = model.blocks()
         self._causal = model.config.causal
         self._batch = batch
-        self._attend = PaddedAttention(batch) if batch.ids.is_cuda else RunAttention(batch)
+        self._parts = _whole(batch) if batch.ids.is_cuda else _parts(batch)
         with torch.no_grad():
             self._x = _embed(model, batch)
         self.layers, self.done = len(self._blocks), 0
@@ -202,11 +206,14 @@ class PackedEncoding:
     @torch.no_grad()
     def advance(self, layers: int) -> None:
         """Pass the next `layers` layers, or those that are left."""
-        x = self._x
-        for block in self._blocks[self.done : self.done + layers]:
-            x = block.norm1(x.add_(_attention(block.attention, x, self._attend, self._causal)))
-            x = block.norm2(block.ffn.transform(x).add_(x))
-            self._x, self.done = x, self.done + 1
+        blocks = self._blocks[self.done : self.done + layers]
+        for rows, attend in self._parts:
+            x = self._x[rows]
+            for block in blocks:
+                x = block.norm1(x.add_(_attention(block.attention, x, attend, self._causal)))
+                x = block.norm2(block.ffn.transform(x).add_(x))
+            self._x[rows] = x
+        self.done += len(blocks)
 
     @property
     def states(self) -> PackedStates:
@@ -232,7 +239,7 @@ def _add(x: Tensor, lookup: Lookup, table: nn.Embedding) -> None:
         x.index_add_(0, lookup.places, vectors)
 
 
-def _attention(module: SelfAttention, x: Tensor, attend: "RunAttention | PaddedAttention", causal: bool) -> Tensor:
+def _attention(module: SelfAttention, x: Tensor, attend: "Attend", causal: bool) -> Tensor:
     """(N, E) to (N, E)."""
     heads = (len(x), module.n_heads, module.head_dim)
     q, k, v = (projection(x).view(heads) for projection in (module.q_lin, module.k_lin, module.v_lin))
@@ -240,11 +247,44 @@ def _attention(module: SelfAttention, x: Tensor, attend: "RunAttention | PaddedA
     return projected
 
 
+class Attend(Protocol):
+    """Attention of the tokens of sequences that lie one after the other, each to those of its own sequence."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+        """(N, H, D) each, to (N, H, D)."""
+
+
+class Part(NamedTuple):
+    """Whole sequences that pass the layers together: the tokens `rows`."""
+
+    rows: slice
+    attend: Attend
+
+
+def _whole(batch: PackedBatch) -> list[Part]:
+    return [Part(slice(0, len(batch.ids)), PaddedAttention(batch))]
+
+
+def _parts(batch: PackedBatch) -> list[Part]:
+    """Parts of PART_TOKENS at most, but for a single longer sequence."""
+    groups: list[list[int]] = []
+    room = 0
+    for length in (length for _, sequences, length in batch.runs for _ in range(sequences)):
+        if length > room or not groups:
+            groups.append([])
+            room = PART_TOKENS
+        groups[-1].append(length)
+        room -= length
+    ends = [0, *accumulate(map(sum, groups))]
+    rows = (slice(start, end) for start, end in pairwise(ends))
+    return [Part(where, RunAttention(_runs(group))) for where, group in zip(rows, groups, strict=True)]
+
+
 class RunAttention:
     """Attention without any padding: one kernel for each group of sequences of equal length."""
 
-    def __init__(self, batch: PackedBatch) -> None:
-        self._runs = batch.runs
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._runs = runs
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
         """(N, H, D) each, to (N, H, D)."""
