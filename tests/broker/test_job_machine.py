@@ -244,6 +244,8 @@ class Jobs(RuleBasedStateMachine):
             self.handoff(pick, None)
         match then:
             case "pause":
+                self.take_chunks(pick, None, 2)
+                self.handoff(pick, None)
                 self.change(known, lose, "pause")
                 self.take_chunks(pick, None, 3)
                 self.change(known, lose, "resume")

@@ -23,7 +23,7 @@ from xlmstream_worker.jobs.tasks import BATCHED_ITEMS
 from xlmstream_worker.rows import Row, RowEvents
 from xlmstream_worker.text_model import TextRate
 
-SHORT = GenerationParameters(max_new_tokens=3, ignore_eos=True)
+SHORT = GenerationParameters(max_new_tokens=1, ignore_eos=True)
 
 
 def items_in(row: Row) -> int:
@@ -112,7 +112,7 @@ def test_while_the_broker_is_away_no_more_than_a_chunks_worth_is_computed(
     """Nothing can be saved then: this is all that a crash at any moment could cost."""
     computed: set[str] = set()
     engine.after_step = lambda result: computed.update(output.key for output in result.tokens)
-    given = chunk("generate", texts(600), SHORT)
+    given = chunk("generate", texts(400), SHORT)
     broker.give(given)
     broker.until(lambda: bool(broker.results))
     with broker.changed:
@@ -123,4 +123,4 @@ def test_while_the_broker_is_away_no_more_than_a_chunks_worth_is_computed(
         assert len(broker.results[given.chunk_id]) == saved
         broker.down = False
     (found,) = results(broker, given)
-    assert len(found) == len(computed) == 600
+    assert len(found) == len(computed) == 400
