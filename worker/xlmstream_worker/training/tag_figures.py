@@ -1,6 +1,7 @@
 """The measured part of a tagger's card: agreement with the rules that made its labels, with people's tags where a
 treebank is given (.jsonl files), and samples."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from .tagged_text import TagRules
 from .treebank import Annotated, read_annotated
 from .word_classes import TAGS
 
+WIDTH = 118
 # Written for the card, and before any tagger had read them: what newspapers write, in words that old books lack.
 SENTENCES = {
     "de": (
@@ -141,11 +143,14 @@ def _against_people(
     aim = verdict(f"an accuracy of at least {bar}", accuracy, dict.fromkeys(accuracy, bar)) if bar else ""
     others = [NAMES.get(lang, lang) for lang in sorted(set(recipe.languages) - set(languages))]
     without = f" There are no such sentences here in {' and '.join(others)}." if others else ""
+    count = sum(map(len, examples.values()))
+    about = f"""Sentences with the tags that people gave them ({count:,}, none of them seen in training, all
+        measured).{without} Written as one text a sentence; fused words stay split as the treebank has them (`de le`).
+        The rules read the treebank's own words."""
     return f"""\
 ## Measured against people: {path.name}
 
-Sentences with the tags that people gave them ({sum(map(len, examples.values())):,}, none of them seen in training, all
-measured).{without} Written as one text a sentence; fused words stay split as the treebank has them (`de le`).
+{textwrap.fill(" ".join(about.split()), WIDTH, break_on_hyphens=False)}
 
 {table(["", *languages], rows)}
 {aim}"""
