@@ -329,6 +329,15 @@ def test_extreme_temperatures(temperature: float) -> None:
     assert drawn[1] < 5
 
 
+@pytest.mark.parametrize("wish", WISHES, ids=range(len(WISHES)))
+def test_rows_without_usable_scores_disturb_no_other(wish: SamplingParameters) -> None:
+    scores = shifted(3, 3072, 1.0, 4)
+    alone = drawn_together(scores[1:2].clone(), [wish], torch.arange(1))
+    scores[0] = torch.nan
+    scores[2] = -torch.inf
+    assert drawn_together(scores, [wish] * 3, torch.zeros(3, dtype=torch.int64))[1] == alone[0]
+
+
 def test_presence_and_frequency_count_the_output_only() -> None:
     tokens = torch.tensor([[3, 4, 5, 5, 6, 5, 9], [3, 3, 0, 0, 0, 0, 0]])
     history = History(tokens, torch.tensor([6, 2]), torch.tensor([2, 2]))

@@ -18,53 +18,14 @@ from torch.nn import functional as F
 
 from .cache import SlotCache
 from .cross import SourceCache
+from .layers import Layer, layer_of, norm_of
 from .linear import Linear
 from .xlm import XLMDecoder, XLMWithLMHeadModel
-from .xlm.decoder import DecoderBlock
-from .xlm.model import Block
 
-Placer = Callable[[Tensor], Tensor]
 Read = Callable[[Tensor], Tensor]
 """Queries (N, inner) of a layer's cross-attention to what they read of the sources, (N, inner)."""
 
 _VOCABULARY_MULTIPLE = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-
-
-@dataclass(frozen=True, slots=True)
-class Cross:
-    """The cross-attention of one layer: `kv` projects the encoder's states to keys and values at once."""
-
-    q: Linear
-    kv: Linear
-    out: Linear
-    norm: Norm
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer: `qkv` projects to queries, keys and values of `heads` heads at once."""
-
-    qkv: Linear
-    out: Linear
-    norm1: Norm
-    lin1: Linear
-    lin2: Linear
-    norm2: Norm
-    heads: int
-    inner: int
-    """heads * head width: columns of the queries in `qkv`."""
-    cross: Cross | None = None
-    """In the decoder of a translation model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +81,9 @@ class Network:
             # One more row, of zeros: the language of requests that name none.
             self.languages = torch.cat([table, table.new_zeros(1, table.shape[1])])
         self.no_language = core.lang_embeddings.num_embeddings if core.lang_embeddings is not None else 0
-        self.norm = _norm(core.layer_norm_emb, place)
+        self.norm = norm_of(core.layer_norm_emb, place)
         self.activation = F.gelu if config.gelu_activation else F.relu
-        self.layers = [_layer(block, place) for block in core.blocks()]
+        self.layers = [layer_of(block, place) for block in core.blocks()]
         last = self.layers[-1]
         self.last_q = Linear(last.qkv.weight[: last.inner], last.qkv.bias[: last.inner])
         self.last_kv = Linear(last.qkv.weight[last.inner :], last.qkv.bias[last.inner :])
@@ -294,19 +255,6 @@ def closed_bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, torch.finfo(dtype).min)
 
 
-def _norm(module: nn.LayerNorm, place: Placer) -> Norm:
-    return Norm(place(module.weight), place(module.bias), module.eps)
-
-
-def _linear(module: nn.Linear, place: Placer) -> Linear:
-    return Linear(place(module.weight), place(module.bias))
-
-
-def _fused(modules: Sequence[nn.Linear], place: Placer) -> Linear:
-    weight = torch.cat([place(module.weight) for module in modules])
-    return Linear(weight, torch.cat([place(module.bias) for module in modules]))
-
-
 def _span_reader(sources: SourceCache | None, layer: int, spans: Sequence[Span]) -> Read | None:
     """How the tokens of several prompts, one after the other, read each its own source."""
     if sources is None:
@@ -317,28 +265,3 @@ def _span_reader(sources: SourceCache | None, layer: int, spans: Sequence[Span])
         return torch.cat([sources.attend_one(layer, part, span.slot) for part, span in zip(parts, spans, strict=True)])
 
     return read
-
-
-def _cross(block: DecoderBlock, place: Placer) -> Cross:
-    attention = block.cross_attention
-    return Cross(
-        q=_linear(attention.q_lin, place),
-        kv=_fused((attention.k_lin, attention.v_lin), place),
-        out=_linear(attention.out_lin, place),
-        norm=_norm(block.norm15, place),
-    )
-
-
-def _layer(block: Block | DecoderBlock, place: Placer) -> Layer:
-    attention = block.attention
-    return Layer(
-        qkv=_fused((attention.q_lin, attention.k_lin, attention.v_lin), place),
-        out=_linear(attention.out_lin, place),
-        norm1=_norm(block.norm1, place),
-        lin1=_linear(block.ffn.lin1, place),
-        lin2=_linear(block.ffn.lin2, place),
-        norm2=_norm(block.norm2, place),
-        heads=attention.n_heads,
-        inner=attention.n_heads * attention.head_dim,
-        cross=_cross(block, place) if isinstance(block, DecoderBlock) else None,
-    )

@@ -86,7 +86,7 @@ def mass_floor(keys: Tensor, weights: Tensor, wanted: Tensor) -> Tensor:
     for _ in range(2):
         width /= _BINS
         # Column 0 takes what lies above `high` and is counted already, the last one what lies below the bins.
-        bins = (high - keys).div_(width).add_(1.0).clamp_(0, _BINS + 1).long()
+        bins = (high - keys).div_(width).add_(1.0).long().clamp_(0, _BINS + 1)  # whatever is no number counts too
         sums = weights.new_zeros(keys.shape[0], _BINS + 2).scatter_add_(1, bins, weights)[:, 1:-1]
         running = sums.cumsum(-1).add_(counted)
         edge = torch.searchsorted(running, wanted[:, None]).clamp_(max=_BINS - 1)

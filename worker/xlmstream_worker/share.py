@@ -44,9 +44,14 @@ class Typical:
 
     def certain(self, own: Tensor, least_above: Tensor | float, most_above: Tensor) -> Tensor:
         """bool (B,): whether a token that weighs own (B,) is left and typical whatever the row expects, where those
-        likelier than it weigh at least and at most so much (B,)."""
-        on_its_far_side = least_above + self.share * own > (1 - self.share) * self.left
-        return on_its_far_side & (most_above < self.share * self.left)
+        likelier than it weigh at least and at most so much (B,).
+
+        Either the likelier ones or the less likely ones that are left hold all that is more typical: where both weigh
+        less than the share, so does that. Of the last token that is left, which weighs at most `own`, `left` may lack.
+        """
+        likelier_is_little = most_above < self.share * self.left
+        less_likely_is_little = least_above + self.share * own > (1 - self.share) * self.left
+        return likelier_is_little & less_likely_is_little
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +173,8 @@ def settle_ahead(
 
 
 def most_typical(given: Preferred, cut: bool) -> Preferred:
-    """The same rows with the more typical tokens preferred, of those inside the share; its edge is found if `cut` says
-    that there is any. The weights of `given` are not read, and its keys are overwritten."""
+    """The same rows with the more typical tokens preferred. `cut`: only those inside the share, whose edge is found.
+    The weights of `given` are not read, and its keys are overwritten."""
     assert given.typical is not None
     keys = given.keys
     if cut:
