@@ -129,7 +129,7 @@ class HeldChunks(dict[str, ChunkRow]):
         That is of those that have ended or have old news, and with `save` or much news of all that have some.
         """
         now, names, arguments = time.monotonic(), list[str](), list[Argument]()
-        save = save or self.unsaved >= SAVE_RESULTS
+        save = save or sum(row.unsaved for row in self.values() if not row.end()) >= SAVE_RESULTS
         for name in chunk_ids:
             row = self[name]
             if row.shard == shard and (row.due(now) or (save and row.unsaved)):
