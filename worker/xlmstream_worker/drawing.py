@@ -144,7 +144,7 @@ def weights_left(keys: Tensor, drawing: Drawing) -> Tensor:
     if drawing.min_p is not None:
         weights.masked_fill_(keys < (drawing.min_p - ROUNDING)[:, None], 0.0)
     if drawing.typical_p is not None:
-        typical = typicality(keys, weights, weights.sum(-1))
+        typical = typicality(keys, weights, weights.sum(-1), torch.empty_like(keys))
         floor = share_floor(typical.masked_fill_(weights == 0, -torch.inf), weights, drawing.typical_p)
         weights.masked_fill_(typical < floor[:, None], 0.0)
     return weights

@@ -8,7 +8,7 @@ in use. Source: the rejection of FlashInfer's samplers (Ye et al. 2025, arXiv:25
 
 top-p prefers the likelier tokens; typical-p, among those that top-p leaves, the more typical ones. What is more typical
 than a token lies on one side of it: all of it weighs less than what is likelier, or less than what is left and not
-likelier. So most tokens are typical whatever a row expects, and only for the others is it found out.
+likelier. So after top-p most tokens are typical whatever a row expects, and only for the others is it found out.
 """
 
 from __future__ import annotations
@@ -109,6 +109,9 @@ def draw_preferred(given: Preferred, streams: Tensor, index: Tensor, smallest_sh
     if given.weights.device.type != "cpu":
         return draw_ahead(given, streams, index, smallest_shares)
     chosen = pick(given.weights, given.sums, uniforms(streams, index))
+    if given.typical is not None and smallest_shares[0] == 1:
+        settle(most_typical(given, False), chosen, streams, index, -1)
+        return chosen
     rows = settle(given, chosen, streams, index)
     if rows.shape[0]:
         typical, ids = most_typical(given.select(rows), smallest_shares[0] < 1), chosen[rows]
@@ -173,23 +176,27 @@ def settle_ahead(
 
 
 def most_typical(given: Preferred, cut: bool) -> Preferred:
-    """The same rows with the more typical tokens preferred. `cut`: only those inside the share, whose edge is found.
-    The weights of `given` are not read, and its keys are overwritten."""
+    """The same rows with the more typical tokens preferred, in place. `cut`: only those inside the share, whose edge is
+    found; the weights of `given` are not read then."""
     assert given.typical is not None
-    keys = given.keys
+    keys, weights, sums = given.keys, given.weights, given.sums
     if cut:
-        drop_below(keys, mass_floor(keys, keys.exp2(), given.wanted))
-    weights = keys.exp2()
-    sums = block_sums(weights)
+        drop_below(keys, mass_floor(keys, torch.exp2(keys, out=weights), given.wanted))
+        weights = torch.exp2(keys, out=weights)
+        sums = block_sums(weights)
     total = sums.sum(-1)
-    return Preferred(weights, sums, typicality(keys, weights, total), given.typical.share * total, given.spare)
+    keys = typicality(keys, weights, total, given.spare)
+    return Preferred(weights, sums, keys, given.typical.share * total, given.spare)
 
 
-def typicality(keys: Tensor, weights: Tensor, total: Tensor) -> Tensor:
+def typicality(keys: Tensor, weights: Tensor, total: Tensor, spare: Tensor) -> Tensor:
     """(B, C), at most 0: how near a token's information content is to what the row expects. `keys`, the log2 of the
-    weights, are overwritten; tokens without weight get any value. Source: Meister et al. 2022 (arXiv:2202.00666)."""
+    weights, and `spare` are overwritten; tokens without weight get any value.
+
+    Source: Meister et al. 2022 (arXiv:2202.00666).
+    """
     keys.clamp_(min=_LOWEST)  # minus infinity times a weight of 0 is no number
-    expected = (weights * keys).sum(-1, keepdim=True).div_(total[:, None])
+    expected = torch.mul(weights, keys, out=spare).sum(-1, keepdim=True).div_(total[:, None])
     return keys.sub_(expected).abs_().neg_()
 
 
