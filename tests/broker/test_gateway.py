@@ -31,10 +31,8 @@ from xlmstream_server.broker import (
     Stop,
     WorkerBroker,
     failures,
+    gateway_link,
     journal,
-)
-from xlmstream_server.broker import (
-    gateway as gateway_module,
 )
 from xlmstream_server.broker.v1.messages_pb2 import FrameItem, WorkerCard
 
@@ -349,7 +347,7 @@ async def test_what_was_trimmed_unread_is_repaired_from_the_journal(broker_url: 
 async def test_a_lost_stream_is_noticed(
     broker_url: str, client: redis.Redis, worker: WorkerBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway_module, "BEAT_S", 0.01)
+    monkeypatch.setattr(gateway_link, "BEAT_S", 0.01)
     gateway = await GatewayBroker.connect(broker_url)
     asked = envelope(gateway, length=2, journaled=True)
     await gateway.submit(asked)

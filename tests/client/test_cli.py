@@ -213,7 +213,7 @@ def test_models(xlmstream: Any, server: FakeServer, capsys: pytest.CaptureFixtur
 
 
 def test_version(xlmstream: Any, capsys: pytest.CaptureFixture[str], server: FakeServer, unused_tcp_port: int) -> None:
-    assert xlmstream("version") == 0
+    assert xlmstream("version --timeout 60") == 0
     assert capsys.readouterr().out == f"client  0.1.0\nservice fake at {server.address}\n"
     assert xlmstream(f"version --address 127.0.0.1:{unused_tcp_port}") == 0
     assert capsys.readouterr().out == f"client  0.1.0\nservice none answers at 127.0.0.1:{unused_tcp_port}\n"
@@ -227,12 +227,13 @@ def test_health(capsys: pytest.CaptureFixture[str]) -> None:
     add_HealthServicer_to_server(servicer, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
+    asking = ["health", "--timeout", "60", "--address", address]
     try:
-        assert main(["health", "--address", address]) == 0
-        assert main(["health", "--address", address, "--service", "model/" + "a" * 200]) == 0
-        assert main(["health", "--address", address, "--service", "model/b"]) == 1
+        assert main(asking) == 0
+        assert main([*asking, "--service", "model/" + "a" * 200]) == 0
+        assert main([*asking, "--service", "model/b"]) == 1
         assert capsys.readouterr().out == "serving\nserving\nnot serving\n"
-        assert main(["health", "--address", address, "--service", "unheard of"]) == 2
+        assert main([*asking, "--service", "unheard of"]) == 2
     finally:
         server.stop(None).wait()
     assert main(["health", "--address", address]) == 3

@@ -1,4 +1,4 @@
-"""One biased linear layer for the few rows of a decode step.
+"""One biased linear layer for the few rows of a decode step, or the few hundred of an encoder's part.
 
 On a CPU such a product is bound by reading the weights, and the BLAS that torch links packs them anew on every call.
 oneDNN keeps them packed: measured with 1 to 512 rows (benchmarks/RESULTS.md) it takes a third to four fifths of the

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import re
 import secrets
-import time
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
@@ -15,15 +12,14 @@ from typing import Self
 from xlmstream.v1.common_pb2 import PRIORITY_BULK, PRIORITY_INTERACTIVE
 
 from xlmstream_server.broker import failures, journal
-from xlmstream_server.broker.channel import Channel
-from xlmstream_server.broker.connection import PROBE_S, Argument, Reply, check_info, check_shards
-from xlmstream_server.broker.errors import BrokerDown, BrokerError, NotFound, QueueFull, RequestIdReused
-from xlmstream_server.broker.frames import read_frames
+from xlmstream_server.broker.connection import Argument, Reply
+from xlmstream_server.broker.errors import BrokerError, NotFound, QueueFull, RequestIdReused
+from xlmstream_server.broker.gateway_link import GatewayLink
 from xlmstream_server.broker.ids import id_for, random_id, shard_of
 from xlmstream_server.broker.job_values import JobLimits
 from xlmstream_server.broker.jobs import JobStore
 from xlmstream_server.broker.scripts import REGISTRY_ROOT, shard_root
-from xlmstream_server.broker.v1.messages_pb2 import Envelope, Frame, WorkerCard
+from xlmstream_server.broker.v1.messages_pb2 import Envelope, WorkerCard
 from xlmstream_server.broker.values import (
     Arrival,
     Audited,
@@ -35,7 +31,6 @@ from xlmstream_server.broker.values import (
     Submitted,
 )
 
-BEAT_S = 5.0
 # Frames that wait in this gateway's stream before the oldest is given up for repair from the journal.
 MOST_FRAMES = 4096
 
@@ -63,15 +58,11 @@ class GatewayBroker:
         self, url: str, gateway_id: str, limits: QueueLimits, job_limits: JobLimits, shards: int, most_frames: int
     ) -> None:
         """Use `connect`."""
-        self._url = url
         self._gateway_id = gateway_id
         self._limits = limits
         self._shards = shards
-        self._most_frames = most_frames
+        self._link = GatewayLink(url, gateway_id, shards, most_frames)
         self.jobs = JobStore(lambda name, root, *arguments: self._run(name, root, *arguments), job_limits, shards)
-        self._channel: Channel | None = None
-        self._offset_ms = 0.0
-        self._keeper: asyncio.Task[None] | None = None
         self._cancelled = journal.encode(failures.cancelled())
         self._deadline_queue = journal.encode(failures.deadline_queue())
 
@@ -110,32 +101,18 @@ class GatewayBroker:
             raise ValueError(f"shards must be 1 to 256: {shards}")
         broker = cls(url, gateway_id, limits or QueueLimits(), job_limits or JobLimits(), shards, most_frames)
         try:
-            await broker._open()
-            info = await broker._command("INFO")
-            assert isinstance(info, bytes)
-            check_info(info, allow_volatile=allow_volatile)
-            check_shards(await broker._command("SET", REGISTRY_ROOT + b"shards", shards, "NX", "GET"), shards)
+            await broker._link.open(allow_volatile=allow_volatile)
         except BaseException:
             await broker.close()
             raise
-        broker._keeper = asyncio.create_task(broker._keep(), name=f"broker-keeper-{gateway_id}")
+        broker._link.keep(broker.jobs.sweep)
         return broker
 
     async def close(self) -> None:
         """Stop the heartbeat, withdraw this gateway's name, close the connections."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+        await self._link.leave_alone()
         await self.jobs.close()
-        with contextlib.suppress(BrokerDown):
-            for shard in range(self._shards):
-                root = shard_root(shard)
-                name = self._gateway_id.encode()
-                await self._command("DEL", root + b"gw:" + name, root + b"out:" + name)
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        await self._link.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -152,11 +129,11 @@ class GatewayBroker:
     @property
     def up(self) -> bool:
         """Whether there is a connection to the broker."""
-        return self._channel is not None and not self._channel.closed.is_set()
+        return self._link.up
 
     def now_ms(self) -> int:
         """Broker time in milliseconds, from the local monotonic clock and the offset that the heartbeat measures."""
-        return int(time.monotonic() * 1000 + self._offset_ms)
+        return self._link.now_ms()
 
     def new_id(self) -> str:
         """A random execution id."""
@@ -257,7 +234,7 @@ class GatewayBroker:
     async def envelope(self, execution_id: str) -> Envelope:
         """The request as it was accepted. Raises NotFound, BrokerDown."""
         key = shard_root(shard_of(execution_id, self._shards)) + b"e:" + execution_id.encode()
-        found = await self._command("GET", key)
+        found = await self._link.command("GET", key)
         if found is None:
             raise NotFound(execution_id)
         assert isinstance(found, bytes)
@@ -307,83 +284,18 @@ class GatewayBroker:
 
     # ------------------------------------------------------------------ frames
 
-    async def frames(self) -> AsyncIterator[Arrival]:
+    def frames(self) -> AsyncIterator[Arrival]:
         """This gateway's frames, for ever: survives the broker's absence. One reader; trims the streams as it reads.
 
         After the broker was away an empty frame with `gap` comes first.
         """
-        streams = [shard_root(shard) + b"out:" + self._gateway_id.encode() for shard in range(self._shards)]
-        places = dict.fromkeys(streams, (0, 0))
-        away = False
-        while True:
-            channel: Channel | None = None
-            try:
-                channel = await Channel.open(self._url)
-                await channel.call("PING")  # fails while the broker still loads its data
-                if away and self.up:
-                    away = False
-                    yield Arrival(Frame(), gap=True)
-                while not away:
-                    for arrival in await read_frames(channel, places):
-                        yield arrival
-            except BrokerDown:
-                away = True
-            finally:
-                if channel is not None:
-                    channel.close()
-            await asyncio.sleep(PROBE_S)
-
-    # ------------------------------------------------------------------ connection
-
-    async def _keep(self) -> None:
-        """Beats while the broker is there, looks for it while it is not."""
-        while True:
-            channel = self._channel
-            if channel is None or channel.closed.is_set():
-                try:
-                    await self._open()
-                except BrokerError:
-                    await asyncio.sleep(PROBE_S)
-                continue
-            try:
-                async with asyncio.timeout(BEAT_S):
-                    await channel.closed.wait()
-            except TimeoutError:
-                with contextlib.suppress(BrokerError):
-                    await self._beat(channel)
-                    await self.jobs.sweep(channel.script)
-
-    async def _open(self) -> None:
-        channel = await Channel.open(self._url)
-        try:
-            await self._beat(channel)  # loads its script where need be
-            await self._beat(channel)  # measures the clocks' offset
-        except BaseException:
-            channel.close()
-            raise
-        self._channel = channel
-
-    async def _beat(self, channel: Channel) -> None:
-        for shard in range(self._shards):
-            before = time.monotonic()
-            reply = await channel.script("beat", shard_root(shard), self._gateway_id, self._most_frames)
-            match reply:
-                case [b"OK", int(now_ms)]:
-                    self._offset_ms = now_ms - (before + time.monotonic()) * 500
+        return self._link.frames()
 
     async def _on(self, execution_id: str, name: str, *arguments: Argument) -> list[Reply]:
         return await self._run(name, shard_root(shard_of(execution_id, self._shards)), *arguments)
 
     async def _run(self, name: str, root: bytes, *arguments: Argument) -> list[Reply]:
-        return await self._connected().script(name, root, *arguments)
-
-    async def _command(self, *command: Argument) -> Reply:
-        return await self._connected().call(*command)
-
-    def _connected(self) -> Channel:
-        if self._channel is None or self._channel.closed.is_set():
-            raise BrokerDown("the broker cannot be reached")
-        return self._channel
+        return await self._link.run(name, root, *arguments)
 
 
 def _digest(envelope: Envelope) -> bytes:

@@ -18,9 +18,9 @@ from xlmstream_server.broker.connection import Argument, Reply, check_info, chec
 from xlmstream_server.broker.errors import BrokerDown, BrokerError, Fenced
 from xlmstream_server.broker.job_values import ItemResult, TakenChunk
 from xlmstream_server.broker.link import Link
-from xlmstream_server.broker.rows import Row, final_state
+from xlmstream_server.broker.rows import HeldRows, Row
 from xlmstream_server.broker.scripts import REGISTRY_ROOT, shard_root
-from xlmstream_server.broker.v1.messages_pb2 import Envelope, WorkerCard
+from xlmstream_server.broker.v1.messages_pb2 import WorkerCard
 from xlmstream_server.broker.values import Output, Published, Stop, Taken
 
 CARD_ALIVE_MS = 30_000
@@ -57,7 +57,7 @@ class WorkerBroker:
         self._lease_s = lease_s
         self._roots = [shard_root(shard) for shard in range(shards)]
         self._life = ""
-        self._rows: dict[str, Row] = {}
+        self._rows = HeldRows()
         self._chunks = HeldChunks()
         # Whether a take, or a take of chunks, may have given something whose reply we never saw.
         self._unsure = self._unsure_chunks = False
@@ -196,9 +196,8 @@ class WorkerBroker:
             self._bells[shard] = bell
             unsure = unsure or more == 1
             for given in reply[4:]:
-                one = self._given(shard, now, given)
-                if one is not None:
-                    taken.append(one)
+                assert isinstance(given, list)
+                taken.append(self._rows.took(shard, now, given))
         self._unsure = unsure
         return taken
 
@@ -242,20 +241,6 @@ class WorkerBroker:
     def _alone(self) -> bool:
         return any(row.alone for row in self._rows.values()) or any(row.alone for row in self._chunks.values())
 
-    def _given(self, shard: int, now_ms: int, given: Reply) -> Taken | None:
-        assert isinstance(given, list)
-        raw, events, attempt, alone, gateway = given
-        assert isinstance(raw, bytes)
-        assert isinstance(events, bytes)
-        assert isinstance(attempt, int)
-        assert isinstance(gateway, bytes)
-        envelope = Envelope.FromString(raw)
-        known = journal.split(events)
-        self._rows[envelope.execution_id] = Row(
-            shard, gateway, envelope.deadline_ms, envelope.journaled, alone == 1, known, len(known)
-        )
-        return Taken(envelope, journal.decode(events), attempt, alone == 1, now_ms)
-
     def publish(self, outputs: Sequence[Output], results: Sequence[ItemResult] = ()) -> Published:
         """Send one step's output in one round trip: every row's events, terminal ones included, one frame a gateway.
 
@@ -275,42 +260,25 @@ class WorkerBroker:
         for one in results:
             self._chunks.add(one)
         for output in outputs:
-            row = self._rows.get(output.execution_id)
-            if row is not None and not row.final:
-                row.events.extend(journal.encode(event) for event in output.events)
-                row.final = final_state(output.events)
+            self._rows.add(output)
         stop: dict[str, Stop] = {}
         while True:
             waiting, waiting_chunks, again = self._send(stop)
             if not again:
                 break
         self._settle(stop, list(self._chunks))
-        now_ms = self.now_ms()
-        for execution_id, row in self._rows.items():
-            if row.deadline_ms <= now_ms:
-                stop.setdefault(execution_id, Stop.EXPIRED)
+        for execution_id in self._rows.late(self.now_ms()):
+            stop.setdefault(execution_id, Stop.EXPIRED)
         return Published(stop, waiting, waiting_chunks)
 
     def _send(self, stop: dict[str, Stop]) -> tuple[int, int, bool]:
         """One round trip. Returns how many requests and chunks wait, and whether a row was ahead of the broker."""
         calls: list[tuple[bytes, list[Argument]]] = []
-        sent: list[tuple[str, Row, int]] = []
+        sent: dict[str, int] = {}
         for shard, root in enumerate(self._roots):
-            groups: dict[bytes, list[Argument]] = {}
-            for execution_id, row in self._rows.items():
-                if row.shard != shard:
-                    continue
-                group = groups.setdefault(row.gateway, [])
-                unsent = row.unsent()
-                if unsent is not None:
-                    group += (execution_id, *unsent)
-                    sent.append((execution_id, row, unsent[0] + unsent[1]))
-                elif row.gateway in self._away:
-                    group += (execution_id, row.sent, 0, "j" if row.journaled else "u", b"")
-            arguments: list[Argument] = [self._life, len(self._models), *self._models]
-            for gateway, group in groups.items():
-                arguments += (gateway, len(group) // 5, *group)
-            calls.append((root, arguments))
+            groups, news = self._rows.news(shard, self._away)
+            calls.append((root, [self._life, len(self._models), *self._models, *groups]))
+            sent |= news
         waiting, waiting_chunks, behind, self._away = 0, 0, set[str](), set()
         for reply in self._link.scripts("emit", calls):
             _, queued, stops, gaps, away, queued_chunks = self._checked(reply)
@@ -323,11 +291,7 @@ class WorkerBroker:
                 behind.add(execution_id)
             assert isinstance(away, list)
             self._away.update(gateway for gateway in away if isinstance(gateway, bytes))
-        for execution_id, row, n_events in sent:
-            if execution_id in self._rows and execution_id not in behind:
-                row.sent, row.marked = n_events, True
-                if row.final:
-                    del self._rows[execution_id]
+        self._rows.arrived({name: n_events for name, n_events in sent.items() if name not in behind})
         return waiting, waiting_chunks, bool(behind)
 
     def _settle(self, stop: dict[str, Stop], chunk_ids: Iterable[str], *, save: bool = False) -> None:
