@@ -43,8 +43,6 @@ ENDING_WEIGHT, TRANSLATION_WEIGHT = 10.0, 10.0
 UNDETERMINED = ("", "AUX", "CCONJ", "PRON", "PUNCT", "SCONJ")
 NEGATIONS = ("not", "n't", "'t")
 CHUNK = 2048
-# Of the aligned rows, as many are enough to find words' translations.
-ROWS_FOR_TRANSLATIONS = 20_000
 LEAST_TOGETHER, LEAST_SHARE = 3, 0.2
 
 Ids = npt.NDArray[np.int32]

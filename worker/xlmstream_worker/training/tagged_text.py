@@ -13,7 +13,7 @@ from .names import NameTable
 from .tag_rules import TagModel, translated_shares
 from .word_classes import WordClasses
 
-# As many sentences of a language are enough to fit its model; evenly drawn from all.
+# As many sentences of a language are enough to fit its model, and as many rows to find translations; evenly drawn.
 SENTENCES_TO_FIT = 16_000
 # What a table of names calls peoples are names in English alone; elsewhere they are nouns or adjectives.
 PEOPLES_ARE_NAMED = frozenset({"en"})
