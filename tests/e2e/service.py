@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from xlmstream_server.broker.embedded import EmbeddedBroker
 
 HERE = Path(__file__).parent
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 # What other work on the machine may add to anything that takes time: where a test tells "soon" from "after the lease",
 # "at the end" or "never", these lie further off.
 BUSY_S = 10.0

@@ -70,7 +70,7 @@ async def test_two_models_in_one_process(
         )
         assert text.outputs[0].result.text == "the lord"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert not ready.exists()
         assert "the lord" not in log.read_text()
     finally:

@@ -14,6 +14,9 @@ from e2e.service import PATIENCE_S
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from xlmstream_server.broker.embedded import EmbeddedBroker
 
+# A new process imports torch and warms up all models.
+START_S = 2 * PATIENCE_S
+
 
 @contextmanager
 def zoo_service(home: Path, models: Sequence[str]) -> Iterator[str]:
@@ -27,7 +30,7 @@ def zoo_service(home: Path, models: Sequence[str]) -> Iterator[str]:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command], stderr=log, text=True, env=environment, **streams
             )
-            stack.callback(process.wait, 20)
+            stack.callback(process.wait, PATIENCE_S)
             stack.callback(process.terminate)
             return process
 
@@ -40,7 +43,7 @@ def zoo_service(home: Path, models: Sequence[str]) -> Iterator[str]:
             health = health_pb2_grpc.HealthStub(channel)
             for model in models:
                 request = health_pb2.HealthCheckRequest(service=f"model/{model.partition('=')[0]}")
-                for answer in health.Watch(request, timeout=PATIENCE_S):
+                for answer in health.Watch(request, timeout=START_S):
                     assert worker.poll() is None, (home / "log").read_text()
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
                         break
