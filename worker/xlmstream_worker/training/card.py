@@ -45,8 +45,9 @@ untagged text by expectation maximisation, decides between the classes in a sent
 translations are. The tags are those of [Universal Dependencies](https://universaldependencies.org), as the rules
 understand them. No annotated sentence and no other tagger had a part in the training. While rules and training were
 developed, the tags of UD PUD were consulted twice, to measure: once the rules, once an early network. Which tags were
-confused most was seen then; nothing was fitted to them. Its first sentences were read for its conventions (`his` is a
-pronoun) before the lists were written.
+confused most was seen then, and some of the rules' corrections and the training on rare words followed from it; no
+number was fitted to them. Its first sentences were read for its conventions (`his` is a pronoun) before the lists were
+written.
 """
 RULES = """\
 The labels are made by rules, not by people: DIVINE and NUMBER are short lists of words; a name is a word that is always
