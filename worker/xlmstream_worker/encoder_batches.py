@@ -4,9 +4,9 @@ Requests take turns, one input each, so that a small one does not wait for a lar
 longest inputs come first: neighbours are of similar length, and if memory does not suffice it shows at once.
 
 Bulk requests, which nobody waits for, come one after another, so that what is computed is soon complete and saved. They
-come after all others: they have the batches that nobody else wants, which are
-kept short, as whoever comes next waits for the end of one; they fill up batches of others by a little; and where they
-would have nothing they get a batch now and then. Pure: no tensors, no clock.
+come after all others: they have the batches that nobody else wants, which are kept short, as whoever comes next waits
+for the end of one; they fill up batches of others by a little; and where they would have nothing they get a batch now
+and then. Pure: no tensors, no clock.
 """
 
 from __future__ import annotations
