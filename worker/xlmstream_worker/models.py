@@ -62,7 +62,7 @@ from xlmstream_worker.xlm import (
     XLMTokenizer,
     XLMWithLMHeadModel,
 )
-from xlmstream_worker.xlm.loading import BASE_PREFIX
+from xlmstream_worker.xlm.checkpoint import BASE_PREFIX
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from .figures import (
     language_figures,
     masked_figures,
 )
-from .recipe import Objective, Recipe
+from .recipe import Objective
 from .tag_figures import ruled_tag_figures, tag_figures
 from .translation_figures import translation_figures
 
@@ -106,21 +106,21 @@ def write_card(directory: Path, files: Sequence[Path]) -> str:
 def make_card(directory: Path, files: Sequence[Path]) -> str:
     """The card of the model in `directory`."""
     training = read_training(directory)
-    kind = _kind(training.recipe)
+    kind = _kind(training)
     parts = [
         _head(training, directory),
         "## Corpus, attribution, licence\n\n" + "\n".join(SOURCES[kind]),
         _recipe(training),
-        FIGURES[kind](directory, training.recipe, files),
+        FIGURES[kind](directory, training, files),
         _reproduce(training, files),
     ]
     return "\n".join(parts)
 
 
-def _kind(recipe: Recipe) -> str:
-    if recipe.translates:
+def _kind(training: Training) -> str:
+    if training.recipe.translates:
         return "translation"
-    return recipe.head or ("causal" if recipe.causal else "masked")
+    return training.objective or ("causal" if training.recipe.causal else "masked")
 
 
 def _head(training: Training, directory: Path) -> str:
@@ -132,12 +132,12 @@ def _head(training: Training, directory: Path) -> str:
     millions = sum(tensor.numel() for tensor in read_weights(directory).values()) / 1e6
     languages = ", ".join(NAMES.get(lang, lang) for lang in sorted(recipe.languages))
     layers = "1 layer" if config.n_layers == 1 else f"{config.n_layers} layers"
-    about = f"""A small XLM that {PURPOSES[_kind(recipe)]}, in {languages}: something real to try the service with.
+    about = f"""A small XLM that {PURPOSES[_kind(training)]}, in {languages}: something real to try the service with.
         It has {sides}{layers} of width {config.emb_dim}, {config.n_heads} heads, {config.max_position_embeddings}
         positions and {config.vocab_size:,} cased byte pairs: {millions:.1f} M parameters, stored in fp16. It was
         trained as XLM was, on `</s> X </s>`, and is served so (`xlmstream.json`). It knows the prose of a few old
         books and little else: no facts, few modern words, no judgement."""
-    return f"# {recipe.name}\n\n{_filled(about)}"
+    return f"# {training.name}\n\n{_filled(about)}"
 
 
 def _recipe(training: Training) -> str:

@@ -152,7 +152,7 @@ def _vocabulary(options: argparse.Namespace) -> None:
 
 
 def _samples(options: argparse.Namespace) -> None:
-    if read_training(options.model).recipe.head in ("tags", "ruled_tags"):
+    if read_training(options.model).objective in ("tags", "ruled_tags"):
         print(tag_samples_of(options.model))
     elif XLMConfig.from_pretrained(options.model).causal:
         print(samples_of(options.model))

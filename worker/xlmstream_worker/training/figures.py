@@ -16,6 +16,8 @@ from xlmstream_worker.xlm import (
 from .answers import Reading, asked_readings, made_readings
 from .bars import LANGUAGE, PERPLEXITY, RETRIEVAL, verdict
 from .corpus import encode_files, read_rows
+from .export import Training
+from .head_tasks import reader
 from .labelled_batches import entity_examples, language_examples, spelled
 from .measure import (
     embed,
@@ -30,10 +32,8 @@ from .measure import (
     snippets,
 )
 from .names import ENTITIES, PIVOT
-from .recipe import Recipe
 from .samples import sample_texts
 from .span_measure import answer_quality, best_span
-from .tasks import reader
 
 NAMES = {"de": "German", "en": "English", "es": "Spanish", "fr": "French"}
 PROMPTS = {"de": "Und der HERR", "en": "And the LORD said to", "es": "Y Jehová dijo", "fr": "L'Éternel dit à Moïse:"}
@@ -45,10 +45,11 @@ WHOLE = "whole sentences"
 Table = list[list[str]]
 
 
-def causal_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> str:
+def causal_figures(directory: Path, training: Training, files: Sequence[Path]) -> str:
     """Perplexities and samples."""
+    recipe = training.recipe
     model, tokenizer = XLMWithLMHeadModel.from_pretrained(directory), XLMTokenizer.from_pretrained(directory)
-    corpus = encode_files(files, recipe.languages, reader(recipe, tokenizer))
+    corpus = encode_files(files, recipe.languages, reader(None, tokenizer))
     languages = sorted(recipe.languages)
     rows: Table = []
     reached: dict[str, float] = {}
@@ -62,7 +63,7 @@ def causal_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> st
             [f"{split}, verses in sequence, per word", *(f"{value.per_word:.1f}" for value in running)],
             [f"{split}, each verse alone, per token", *(f"{value.per_token:.1f}" for value in alone)],
         ]
-    bars = PERPLEXITY.get(recipe.name)
+    bars = PERPLEXITY.get(training.name)
     aim = verdict("validation perplexity per token in sequence", reached, bars, at_most=True) if bars else ""
     return f"""\
 ## Measured on held-out chapters
@@ -93,10 +94,11 @@ nothing left out.
 {chr(10).join(samples)}"""
 
 
-def masked_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> str:
+def masked_figures(directory: Path, training: Training, files: Sequence[Path]) -> str:
     """Mask filling and translation retrieval."""
+    recipe = training.recipe
     model, tokenizer = XLMWithLMHeadModel.from_pretrained(directory), XLMTokenizer.from_pretrained(directory)
-    corpus = encode_files(files, recipe.languages, reader(recipe, tokenizer))
+    corpus = encode_files(files, recipe.languages, reader(None, tokenizer))
     languages = sorted(recipe.languages)
     filled = {lang: fill_mask_accuracy(model, held_out(corpus, [lang], HELD_OUT_ROWS)[lang]) for lang in languages}
     fill_rows = [[f"among the best {k}", *(f"{filled[lang][k]:.3f}" for lang in languages)] for k in (1, 5)]
@@ -108,7 +110,7 @@ def masked_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> st
             "" if left == right else f"{retrieval_accuracy(vectors[left], vectors[right]):.3f}" for right in languages
         )
         retrieval_rows.append([left, *found])
-    bar, others = RETRIEVAL.get(recipe.name), [lang for lang in languages if lang != PIVOT]
+    bar, others = RETRIEVAL.get(training.name), [lang for lang in languages if lang != PIVOT]
     directions = {
         f"{left} to {right}": retrieval_accuracy(vectors[left], vectors[right])
         for other in others
@@ -130,15 +132,16 @@ column's):
 {aim}"""
 
 
-def language_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> str:
+def language_figures(directory: Path, training: Training, files: Sequence[Path]) -> str:
     """Accuracy on held-out sentences of each file and on their first words."""
+    recipe = training.recipe
     model = XLMForSequenceClassification.from_pretrained(directory)
     tokenizer = XLMTokenizer.from_pretrained(directory)
     languages = sorted(recipe.languages)
     rows: Table = []
     means: dict[str, float] = {}
     for path in files:
-        corpus = encode_files([path], recipe.languages, reader(recipe, tokenizer))
+        corpus = encode_files([path], recipe.languages, reader("language", tokenizer))
         examples = {
             lang: [
                 example
@@ -161,7 +164,7 @@ def language_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> 
             rows.append([f"{path.name.split('.')[0]}, {what}", *cells, f"{mean:.4f}"])
             if what == WHOLE:
                 means[path.name.split(".")[0]] = mean
-    bar = LANGUAGE.get(recipe.name)
+    bar = LANGUAGE.get(training.name)
     aim = verdict(f"at least {bar} on whole sentences", means, dict.fromkeys(means, bar)) if bar else ""
     return f"""\
 ## Measured on held-out sentences (valid and test)
@@ -170,8 +173,9 @@ def language_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> 
 {aim}"""
 
 
-def entity_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> str:
+def entity_figures(directory: Path, training: Training, files: Sequence[Path]) -> str:
     """Agreement with the rules on held-out chapters, label by label, and on words that training did not show."""
+    recipe = training.recipe
     model = XLMForTokenClassification.from_pretrained(directory)
     tokenizer = XLMTokenizer.from_pretrained(directory)
     languages = sorted(recipe.languages)
@@ -199,8 +203,9 @@ nobody has checked these labels by hand. Unseen words do not occur in the traini
 {table(["", *languages], rows + counts)}"""
 
 
-def answer_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> str:
+def answer_figures(directory: Path, training: Training, files: Sequence[Path]) -> str:
     """Exact match and F1 on template questions about held-out chapters, and on questions of people (.jsonl files)."""
+    recipe = training.recipe
     model = XLMForQuestionAnsweringSimple.from_pretrained(directory)
     tokenizer = XLMTokenizer.from_pretrained(directory)
     languages = sorted(recipe.languages)

@@ -20,9 +20,10 @@ from xlmstream_worker.xlm import (
 from xlmstream_worker.xlm.head import XLMModelWithHead
 from xlmstream_worker.xlm.pretrained import PreTrainedXLM
 
+from .heads import BodyWithHeads
 from .labelled_batches import BASE_LANGUAGE
 from .names import ENTITIES
-from .recipe import Recipe, RecipeError
+from .recipe import HEADS, LANGUAGE_BLIND, Recipe, RecipeError
 from .word_classes import TAGS
 
 MASK_TOKEN_ID = 5
@@ -34,12 +35,7 @@ CLASSES: dict[str | None, type[PreTrainedXLM]] = {
     "entities": XLMForTokenClassification,
     "answers": XLMForQuestionAnsweringSimple,
 }
-AnyModel: TypeAlias = PreTrainedXLM | XLMEncoderDecoder
-
-
-def model_class(recipe: Recipe) -> type[AnyModel]:
-    """What a recipe trains."""
-    return XLMEncoderDecoder if recipe.translates else CLASSES[recipe.head]
+AnyModel: TypeAlias = PreTrainedXLM | XLMEncoderDecoder | BodyWithHeads
 
 
 def new_model(recipe: Recipe, tokenizer: XLMTokenizer) -> AnyModel:
@@ -50,6 +46,21 @@ def new_model(recipe: Recipe, tokenizer: XLMTokenizer) -> AnyModel:
     torch.manual_seed(recipe.seed)
     if recipe.translates:
         return _new_translation_model(recipe, config)
+    body = _new_labelling_or_body(recipe, tokenizer, config)
+    if recipe.head or not recipe.heads:
+        return body
+    assert isinstance(body, XLMWithLMHeadModel)
+    return BodyWithHeads(body, {HEADS[name]: new_head(recipe, name, config.vocab_size) for name in recipe.heads})
+
+
+def new_head(recipe: Recipe, objective: str, vocabulary_size: int) -> XLMModelWithHead:
+    """A model with this head, and with a body, of fresh weights."""
+    head = CLASSES[objective](new_config(recipe, vocabulary_size, objective))
+    assert isinstance(head, XLMModelWithHead)
+    return head
+
+
+def _new_labelling_or_body(recipe: Recipe, tokenizer: XLMTokenizer, config: XLMConfig) -> PreTrainedXLM:
     kind = CLASSES[recipe.head]
     if not recipe.init:
         return kind(config)
@@ -93,8 +104,10 @@ def _keep_statistics(decoder: XLMDecoder) -> None:
         block.norm15.bias.fill_(before.bias.mean())
 
 
-def new_config(recipe: Recipe, vocabulary_size: int) -> XLMConfig:
-    """The configuration."""
+def new_config(recipe: Recipe, vocabulary_size: int, head: str | None = None) -> XLMConfig:
+    """The configuration of what the recipe trains; of one of its heads, where it trains a body with several."""
+    head = head or recipe.head
+    states_languages = recipe.states_languages and head not in LANGUAGE_BLIND
     shape = recipe.architecture
     config = XLMConfig(
         vocab_size=vocabulary_size,
@@ -105,21 +118,21 @@ def new_config(recipe: Recipe, vocabulary_size: int) -> XLMConfig:
         # Dropout inside attention would rule out the fused kernel.
         attention_dropout=0.0,
         causal=recipe.causal,
-        n_langs=len(recipe.languages) if recipe.states_languages else 1,
+        n_langs=len(recipe.languages) if states_languages else 1,
         max_position_embeddings=shape.max_positions,
         embed_init_std=shape.emb_dim**-0.5,
         mask_token_id=MASK_TOKEN_ID,
     )
     labels = {"language": sorted(recipe.lang2id), "tags": TAGS, "ruled_tags": TAGS, "entities": ENTITIES}
-    if recipe.head in labels:
-        names = labels[recipe.head]
+    if head in labels:
+        names = labels[head]
         config.update(
             {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
         )
     if recipe.translates:
         # Of the cross-attention, whose trained neighbours expect more of it than a whisper.
         config.init_std = shape.emb_dim**-0.5
-    if recipe.states_languages:
+    if states_languages:
         languages = {str(index): lang for lang, index in recipe.lang2id.items()}
         base = recipe.lang2id.get(BASE_LANGUAGE, 0)
         config.update({"lang2id": recipe.lang2id, "id2lang": languages, "lang_id": base})

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TypeVar
 
 PRESETS = resources.files(__package__) / "presets"
-# Of a body, which may combine all but clm; of a translation model, and of a head, which train alone.
-HEADS = ("language", "tags", "ruled_tags", "entities", "answers")
+# What a model labels: the name of the head that an objective trains. One trains alone, for a model that only labels, or
+# with the objectives of a masked body.
+HEADS = {"language": "language", "tags": "tags", "ruled_tags": "tags", "entities": "entities", "answers": "answers"}
 OBJECTIVES = ("clm", "mlm", "tlm", "ranking", "translation", *HEADS)
-ALONE = ("clm", "translation", *HEADS)
+ALONE = ("clm", "translation")
+MASKED = ("mlm", "tlm")
 # These read text of whatever language, and are not told which.
 LANGUAGE_BLIND = ("language", "tags")
 # Their labels are made by rules over aligned text, which exist for these languages and start from English.
@@ -97,6 +99,14 @@ class Recipe:
                 f"objectives: {', '.join(ALONE)} train alone",
             ),
             (
+                len(self.objectives) == 1 or not self.heads or bool(set(self.objectives) & set(MASKED)),
+                f"objectives: several heads share a body, which needs {' or '.join(MASKED)}",
+            ),
+            (
+                len(self.heads) == len({HEADS[name] for name in self.heads}),
+                "objectives: tags and ruled_tags train the same head",
+            ),
+            (
                 len(self.languages) > 1 or not {"tlm", "ranking", "translation", "language"} & set(self.objectives),
                 "objectives: tlm, ranking, translation and language need more than one language",
             ),
@@ -135,9 +145,14 @@ class Recipe:
         return "translation" in self.objectives
 
     @property
+    def heads(self) -> tuple[str, ...]:
+        """The objectives that train heads."""
+        return tuple(name for name in self.objectives if name in HEADS)
+
+    @property
     def head(self) -> str | None:
-        """One of HEADS for a model that labels; None for a body with its language-model head."""
-        return next((name for name in HEADS if name in self.objectives), None)
+        """The objective of a model that only labels; None for a body with its language-model head, and others."""
+        return self.heads[0] if len(self.objectives) == len(self.heads) else None
 
     @property
     def states_languages(self) -> bool:

@@ -15,10 +15,10 @@ from .bars import verdict
 from .batches import EOS
 from .bpe import END_OF_WORD
 from .corpus import read_rows
+from .export import Training
 from .figures import NAMES, Table, table
 from .labelled_batches import Example, lang_ids, spelled
 from .measure import guessed_labels, label_accuracy, label_quality
-from .recipe import Recipe
 from .tag_examples import annotated_examples, ruled_examples
 from .tagged_text import TagRules
 from .treebank import Annotated, read_annotated
@@ -58,8 +58,9 @@ SENTENCES = {
 }
 
 
-def tag_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> str:
+def tag_figures(directory: Path, training: Training, files: Sequence[Path]) -> str:
     """Accuracy over held-out words of the treebanks that it was trained on."""
+    recipe = training.recipe
     model = XLMForTokenClassification.from_pretrained(directory)
     tokenizer = XLMTokenizer.from_pretrained(directory)
     languages = sorted(recipe.languages)
@@ -76,8 +77,9 @@ def tag_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> str:
 {tag_samples_of(directory)}"""
 
 
-def ruled_tag_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> str:
+def ruled_tag_figures(directory: Path, training: Training, files: Sequence[Path]) -> str:
     """Agreement with the rules, accuracy against treebanks, samples."""
+    recipe = training.recipe
     model = XLMForTokenClassification.from_pretrained(directory)
     tokenizer = XLMTokenizer.from_pretrained(directory)
     languages = sorted(recipe.languages)
@@ -86,7 +88,7 @@ def ruled_tag_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) ->
     examples = ruled_examples(rules, aligned, tokenizer, recipe.architecture.max_positions)
     treebanks = [path for path in files if path.suffix == ".jsonl"]
     parts = [_agreement(model, examples, languages)]
-    parts += [_against_people(model, tokenizer, rules, path, recipe) for path in treebanks]
+    parts += [_against_people(model, tokenizer, rules, path, training) for path in treebanks]
     return "\n".join([*parts, tag_samples_of(directory)])
 
 
@@ -120,8 +122,9 @@ How often the model's tag is that of the rules. This says how well it learned th
 
 
 def _against_people(
-    model: XLMForTokenClassification, tokenizer: XLMTokenizer, rules: TagRules, path: Path, recipe: Recipe
+    model: XLMForTokenClassification, tokenizer: XLMTokenizer, rules: TagRules, path: Path, training: Training
 ) -> str:
+    recipe = training.recipe
     splits = annotated_examples(path, tokenizer, recipe.languages, recipe.architecture.max_positions, recipe.lang2id)
     examples = {lang: splits["train"][lang] + splits["test"][lang] for lang in sorted(recipe.languages)}
     languages = [lang for lang, found in examples.items() if found]
@@ -139,7 +142,7 @@ def _against_people(
         if any(each.count for each in quality):
             cells = (f"{each.f1:.2f} ({each.count:,})" if each.count else "" for each in quality)
             rows.append([f"F1 {tag} (how many)", *cells])
-    bar = TAG_BARS.get(recipe.name)
+    bar = TAG_BARS.get(training.name)
     aim = verdict(f"an accuracy of at least {bar}", accuracy, dict.fromkeys(accuracy, bar)) if bar else ""
     others = [NAMES.get(lang, lang) for lang in sorted(set(recipe.languages) - set(languages))]
     without = f" There are no such sentences here in {' and '.join(others)}." if others else ""

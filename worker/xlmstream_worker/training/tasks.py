@@ -2,36 +2,23 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import chain, permutations
+from itertools import permutations
 from pathlib import Path
 
 from torch import Tensor
 
-from xlmstream_worker.xlm import (
-    XLMEncoderDecoder,
-    XLMTokenizer,
-    XLMWithLMHeadModel,
-)
+from xlmstream_worker.xlm import XLMEncoderDecoder, XLMTokenizer, XLMWithLMHeadModel
 
-from .answers import made_readings
 from .batches import Batch, CausalBatches, PairBatch, causal_rows
-from .corpus import Aligned, encode_files, read_rows
-from .labelled_batches import (
-    BASE_LANGUAGE,
-    Example,
-    LabelledBatches,
-    entity_examples,
-    language_examples,
-)
+from .corpus import Aligned, encode_files
+from .head_tasks import ANNOTATED, head_tasks, reader
+from .heads import BodyWithHeads
 from .masked_batches import MaskedBatches, RankingBatches
 from .models import AnyModel
-from .objectives import LabelModel, label_loss, language_model_loss, ranking_loss, translation_loss
-from .recipe import Recipe
-from .tag_examples import annotated_examples, ruled_examples
-from .tagged_text import TagRules
+from .objectives import language_model_loss, ranking_loss, translation_loss
+from .recipe import HEADS, Recipe
 from .trainer import AnyBatch, NumberedBatches, Task, mean_loss
 from .translation_batches import Pairs, TranslationBatch, TranslationBatches, held_out_pairs, translation_batch
-from .vocabulary import encode_words
 
 VALIDATION_BATCHES = 10
 VALIDATION_PAIRS = 64
@@ -43,45 +30,23 @@ def build_tasks(
     recipe: Recipe, files: Sequence[Path], tokenizer: XLMTokenizer, cache: Path
 ) -> tuple[dict[str, Task], Validation]:
     """Training tasks by objective, and the function that measures held-out losses."""
-    if recipe.head == "tags":
-        tagged = [
-            annotated_examples(path, tokenizer, recipe.languages, recipe.architecture.max_positions) for path in files
-        ]
-        train, valid = (
-            [example for part in tagged for examples in part[split].values() for example in examples]
-            for split in ("train", "test")
-        )
-        return _head_tasks(recipe, train, valid)
-    shape = (recipe.languages, tokenizer, recipe.architecture.max_positions)
-    if recipe.head == "answers":
-        readings = made_readings(files, *shape)
-        return _head_tasks(recipe, *([reading.example for reading in readings[split]] for split in ("train", "valid")))
-    if recipe.head in ("entities", "ruled_tags"):
-        rows = [row for path in files for row in read_rows(path, recipe.languages)]
-        if recipe.head == "entities":
-            labelled = entity_examples(rows, *shape)
-        else:
-            labelled = ruled_examples(TagRules(rows, recipe.languages), rows, *shape[1:])
-        return _head_tasks(recipe, *(list(chain(*labelled[split].values())) for split in ("train", "valid")))
-    corpus = encode_files(files, recipe.languages, reader(recipe, tokenizer), cache)
-    if recipe.head == "language":
-        limits = (recipe.lang2id, recipe.architecture.max_positions)
-        return _head_tasks(recipe, *(language_examples(corpus[split], *limits) for split in ("train", "valid")))
     if recipe.translates:
+        corpus = encode_files(files, recipe.languages, reader(None, tokenizer), cache)
         return _translation_tasks(recipe, corpus["train"], corpus["valid"])
-    size = len(tokenizer.encoder)
-    tasks = {name: _body_task(recipe, name, corpus["train"], size) for name in recipe.objectives}
-    return tasks, _causal_validation(recipe, corpus["valid"]) if recipe.causal else _validation(
-        {name: _body_task(recipe, name, corpus["valid"], size) for name in recipe.objectives}
-    )
-
-
-def reader(recipe: Recipe, tokenizer: XLMTokenizer) -> Callable[[str, str], list[int]]:
-    """How texts become ids: (text, language) to ids. A model that tells the language reads all by one language's rules,
-    as it will when nobody states the language."""
-    if recipe.head == "language":
-        return lambda text, lang: encode_words(tokenizer, text, BASE_LANGUAGE)
-    return partial(encode_words, tokenizer)
+    tasks: dict[str, Task] = {}
+    held_out: dict[str, Task] = {}
+    if bodies := [name for name in recipe.objectives if name not in HEADS]:
+        aligned = [path for path in files if path.suffix != ANNOTATED]
+        corpus = encode_files(aligned, recipe.languages, reader(None, tokenizer), cache)
+        size = len(tokenizer.encoder)
+        tasks = {name: _body_task(recipe, name, corpus["train"], size) for name in bodies}
+        if recipe.causal:
+            return tasks, _causal_validation(recipe, corpus["valid"])
+        held_out = {name: _body_task(recipe, name, corpus["valid"], size) for name in bodies}
+    for name in recipe.heads:
+        own_cache = cache.with_stem(f"{cache.stem}-{name}")
+        tasks[name], held_out[name] = head_tasks(recipe, name, files, tokenizer, own_cache)
+    return tasks, _validation(held_out)
 
 
 def _body_task(recipe: Recipe, name: str, corpus: Aligned, vocabulary_size: int) -> Task:
@@ -97,16 +62,6 @@ def _body_task(recipe: Recipe, name: str, corpus: Aligned, vocabulary_size: int)
             sizes = (settings.batch_tokens, vocabulary_size, recipe.seed)
             batches = MaskedBatches(*common, *sizes, pairs=name == "tlm")
     return Task(settings.weight, settings.every, batches, _ranking_loss if name == "ranking" else _lm_loss)
-
-
-def _head_tasks(recipe: Recipe, train: list[Example], valid: list[Example]) -> tuple[dict[str, Task], Validation]:
-    (name, settings), *_ = recipe.objectives.items()
-
-    def task(examples: list[Example]) -> Task:
-        batches = LabelledBatches(examples, settings.batch_tokens, recipe.seed, snippets=name == "language")
-        return Task(settings.weight, settings.every, batches, _label_loss)
-
-    return {name: task(train)}, _validation({name: task(valid)})
 
 
 def _translation_tasks(recipe: Recipe, train: Aligned, valid: Aligned) -> tuple[dict[str, Task], Validation]:
@@ -152,21 +107,19 @@ def _validation(tasks: Mapping[str, Task]) -> Validation:
 
 
 def _lm_loss(model: AnyModel, batch: AnyBatch) -> Tensor:
-    assert isinstance(model, XLMWithLMHeadModel)
     assert isinstance(batch, Batch)
-    return language_model_loss(model, batch)
+    return language_model_loss(_language_model(model), batch)
 
 
 def _ranking_loss(model: AnyModel, batch: AnyBatch) -> Tensor:
-    assert isinstance(model, XLMWithLMHeadModel)
     assert isinstance(batch, PairBatch)
-    return ranking_loss(model, batch)
+    return ranking_loss(_language_model(model), batch)
 
 
-def _label_loss(model: AnyModel, batch: AnyBatch) -> Tensor:
-    assert isinstance(model, LabelModel)
-    assert isinstance(batch, Batch)
-    return label_loss(model, batch)
+def _language_model(model: AnyModel) -> XLMWithLMHeadModel:
+    lm = model.lm if isinstance(model, BodyWithHeads) else model
+    assert isinstance(lm, XLMWithLMHeadModel)
+    return lm
 
 
 def _translation_loss(model: AnyModel, batch: AnyBatch, smoothing: float) -> Tensor:

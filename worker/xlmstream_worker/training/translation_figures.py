@@ -13,10 +13,10 @@ import numpy as np
 from xlmstream_worker.xlm import XLMEncoderDecoder, XLMTokenizer
 
 from .corpus import Ids, encode_files
+from .export import Training
 from .figures import NAMES, Table, table
+from .head_tasks import reader
 from .measure import held_out
-from .recipe import Recipe
-from .tasks import reader
 from .translate import translate
 
 SENTENCES, SAMPLES, BEAMS = 100, 5, 4
@@ -39,10 +39,11 @@ def quality(translations: Sequence[str], references: Sequence[str]) -> Quality:
     return Quality(bleu.score, sacrebleu.corpus_chrf(translations, [references]).score)
 
 
-def translation_figures(directory: Path, recipe: Recipe, files: Sequence[Path]) -> str:
+def translation_figures(directory: Path, training: Training, files: Sequence[Path]) -> str:
     """BLEU and chrF of every direction, greedy and by beam search, and the first samples."""
+    recipe = training.recipe
     model, tokenizer = XLMEncoderDecoder.from_pretrained(directory), XLMTokenizer.from_pretrained(directory)
-    corpus = encode_files(files, recipe.languages, reader(recipe, tokenizer))
+    corpus = encode_files(files, recipe.languages, reader(None, tokenizer))
     languages = sorted(recipe.languages)
     sentences = _spaced(held_out(corpus, languages))
     texts = {lang: [tokenizer.decode(ids.tolist()) for ids in rows] for lang, rows in sentences.items()}

@@ -25,7 +25,7 @@ class XLMBody(PreTrainedXLM):
         E, eps = config.emb_dim, config.layer_norm_eps
         positions = SinusoidalEmbedding if config.sinusoidal_embeddings else nn.Embedding
         self.position_embeddings = positions(config.max_position_embeddings, E)
-        if config.n_langs > 1 and config.use_lang_emb:
+        if config.states_languages:
             self.lang_embeddings: nn.Embedding | None = nn.Embedding(config.n_langs, E)
         else:
             self.lang_embeddings = None

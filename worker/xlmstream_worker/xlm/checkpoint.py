@@ -1,7 +1,8 @@
 """Checkpoint files: named tensors in, named tensors out. Knows formats and names of files, nothing of models.
 
 Read: `model.safetensors`, `pytorch_model.bin` (plain tensors only: no code in the pickle is run), both also in
-shards with an index. Written: safetensors, in shards above a size. Every unreadable file is a CheckpointError.
+shards with an index; a head's weights with those of the body it shares (see `shared_body`). Written: safetensors, in
+shards above a size. Every unreadable file is a CheckpointError.
 """
 
 import json
@@ -16,7 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import CheckpointError
+from .shared_body import HEAD_FILE, body_directory
 
+BASE_PREFIX = "transformer."
+"""Where a model with a head keeps its body."""
 SAFETENSORS_FILE = "model.safetensors"
 TORCH_FILE = "pytorch_model.bin"
 # In this order: safetensors before pickles, one file before shards.
@@ -43,10 +47,27 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint directory, or of one weight file, on the CPU in the dtype they are stored in."""
     if path.is_file():
         return _read_file(path)
+    if body := body_directory(path):
+        return _read_head(path / HEAD_FILE) | _read_body(body)
     for name in WEIGHT_FILES:
         if (path / name).is_file():
             return _read_shards(path / name) if name.endswith(".index.json") else _read_file(path / name)
     raise CheckpointError(f"{path} holds no weights: expected one of {', '.join(WEIGHT_FILES)}")
+
+
+def _read_head(file: Path) -> dict[str, Tensor]:
+    tensors = _read_file(file)
+    if of_body := sorted(name for name in tensors if name.startswith(BASE_PREFIX)):
+        raise CheckpointError(f"{file} holds weights of a body, which it shares: {', '.join(of_body[:5])}")
+    return tensors
+
+
+def _read_body(directory: Path) -> dict[str, Tensor]:
+    """The weights of a model without those of its own head, named as in a model with one."""
+    tensors = read_weights(directory)
+    if not any(name.startswith(BASE_PREFIX) for name in tensors):
+        return {BASE_PREFIX + name: tensor for name, tensor in tensors.items()}
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(BASE_PREFIX)}
 
 
 def _read_shards(index_file: Path) -> dict[str, Tensor]:
@@ -107,6 +128,12 @@ def write_weights(directory: Path, tensors: Mapping[str, Tensor], shard_bytes: i
         weight_map |= dict.fromkeys(shard, name)
     index = {"metadata": {"total_size": sum(map(_bytes, tensors.values()))}, "weight_map": weight_map}
     (directory / f"{base}.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def write_head(directory: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write the weights of a head that shares its body, those of the body left out."""
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(BASE_PREFIX)}
+    _write_file(directory / HEAD_FILE, own)
 
 
 def _partition(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[dict[str, Tensor]]:

@@ -187,6 +187,11 @@ class XLMConfig(CommonFields):
         return self.return_dict and not self.torchscript
 
     @property
+    def states_languages(self) -> bool:
+        """Whether the model has language embeddings."""
+        return self.use_lang_emb and self.n_langs > 1
+
+    @property
     def num_labels(self) -> int:
         """How many labels the classification heads have: the size of `id2label`. Assigning it renames the labels
         to LABEL_0, LABEL_1, ... unless their number stays the same."""

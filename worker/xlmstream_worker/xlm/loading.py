@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .checkpoint import BASE_PREFIX
 from .errors import CheckpointError
 
-BASE_PREFIX = "transformer."
 # In files of some versions though no parameter: the positions 0, 1, 2, ...
 _NO_PARAMETER = re.compile(r"(^|\.)position_ids$")
 

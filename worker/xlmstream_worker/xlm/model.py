@@ -5,7 +5,7 @@ Source: Lample & Conneau 2019 (arXiv:1901.07291); facebookresearch/XLM transform
 """
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +17,7 @@ from .inputs import layer_head_masks, prepare
 from .kv_cache import KVCache
 from .layers import FeedForward, SelfAttention, resized
 from .outputs import BaseModelOutput, OutputValue
+from .shared_body import check_same_body
 
 
 class Block(NamedTuple):
@@ -126,6 +127,14 @@ class XLMModel(XLMBody):
         """The L layers, first to last."""
         columns = (self.attentions, self.layer_norm1, self.ffns, self.layer_norm2)
         return [Block(*modules) for modules in zip(*columns, strict=True)]  # type: ignore[arg-type]  # untyped lists
+
+    def adopt(self, body: Self) -> None:
+        """Have every module of another body instead of one's own, so that both are one in memory. Language embeddings
+        stay out where this model has none. Raises ConfigError if the bodies are not of one shape."""
+        check_same_body(self.config, body.config)
+        for name, module in body.named_children():
+            if getattr(self, name) is not None:
+                setattr(self, name, module)
 
     def resize_token_embeddings(self, vocab_size: int) -> None:
         """Keep the first rows of the word embedding table and draw new ones as at initialisation."""

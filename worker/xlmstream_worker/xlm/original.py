@@ -12,10 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .checkpoint import read_pickle
+from .checkpoint import BASE_PREFIX, read_pickle
 from .config import XLMConfig
 from .errors import CheckpointError, ConfigError
-from .loading import BASE_PREFIX
 from .translation_config import XLMEncoderDecoderConfig
 
 # The first entries of every XLM dictionary: <s>, </s>, <pad>, <unk>, <special0> ... <special9>.

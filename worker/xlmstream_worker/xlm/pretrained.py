@@ -7,15 +7,17 @@ from typing import ClassVar, Literal, Self, overload
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import read_weights, write_weights
+from .checkpoint import read_weights, write_head, write_weights
 from .config import XLMConfig
 from .errors import CheckpointError, ConfigError
 from .layers import SinusoidalEmbedding
 from .loading import LoadReport, assign_weights, fit_prefix
 from .original import read_original
+from .shared_body import BODY_FIELD, body_directory, check_same_body
 
 logger = logging.getLogger(__name__)
 
+LANGUAGE_EMBEDDINGS = "transformer.lang_embeddings.weight"
 DEFAULT_SHARD_BYTES = 5 * 1000**3
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -146,6 +148,10 @@ class PreTrainedXLM(nn.Module):
         else:
             config = config or XLMConfig.from_pretrained(source if source.is_dir() else source.parent)
             tensors = read_weights(source)
+            if body := body_directory(source):
+                check_same_body(config, XLMConfig.from_pretrained(body))
+                if not config.states_languages:
+                    tensors.pop(LANGUAGE_EMBEDDINGS, None)
         config = _overridden(config, overrides)
         with torch.device("meta"):
             model = cls(config)
@@ -205,6 +211,18 @@ class PreTrainedXLM(nn.Module):
         left_out = self.tied_names if safe_serialization and self._is_tied() else ()
         tensors = {name: value for name, value in self.state_dict().items() if name not in left_out}
         write_weights(target, tensors, max_shard_bytes, safe=safe_serialization)
+
+    def save_head(self, directory: str | Path, body: str | Path) -> None:
+        """Write `config.json` and the weights of the head alone into `directory`: from there it is read together with
+        the weights of `body`, a model directory beside it. See `shared_body`."""
+        target = Path(directory)
+        if Path(body).resolve().parent != target.resolve().parent:
+            raise ValueError(f"a head lies beside its body: {target} is not beside {body}")
+        target.mkdir(parents=True, exist_ok=True)
+        self.config.architectures = [type(self).__name__]
+        self.config.update({"dtype": self.dtype, BODY_FIELD: Path(body).resolve().name})
+        self.config.save_pretrained(target)
+        write_head(target, self.state_dict())
 
 
 def _overridden(config: XLMConfig, overrides: dict[str, object]) -> XLMConfig:
