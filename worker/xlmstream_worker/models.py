@@ -1,9 +1,9 @@
 """Loading a served model: its directory becomes configuration, tokenizer, weights, and the card that gateways see.
 
 A directory holds `config.json`, the tokenizer's `vocab.json` and `merges.txt`, the weights, and optionally
-`xlmstream.json` with serving choices. What a model can do follows from the class that config.json names in
-`architectures` and from the weights: a head that the file does not hold serves no task. Knows nothing of requests,
-queues or engines.
+`xlmstream.json` with serving choices; or a head for the body of another directory (`xlm.shared_body`). What a model can
+do follows from the class that config.json names in `architectures` and from the weights: a head that the file does not
+hold serves no task. Knows nothing of requests, queues or engines.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from xlmstream.v1.models_pb2 import (
     TranslationDirection,
 )
 
+from xlmstream_worker.bodies import Bodies
 from xlmstream_worker.config import ConfigError, DeviceConfig, ModelConfig
 from xlmstream_worker.decoding_modes import decoding_modes
 from xlmstream_worker.detokenize import PieceTexts
@@ -63,6 +64,7 @@ from xlmstream_worker.xlm import (
     XLMWithLMHeadModel,
 )
 from xlmstream_worker.xlm.checkpoint import BASE_PREFIX
+from xlmstream_worker.xlm.shared_body import body_directory
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +117,8 @@ class LoadedModel(TextModel):
     network: AnyXLM | XLMEncoderDecoder
 
 
-def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
-    """Read a model directory onto the device.
+def load_model(model: ModelConfig, device: DeviceConfig, bodies: Bodies | None = None) -> LoadedModel:
+    """Read a model directory onto the device. Of `bodies` it takes the one it shares, if it is there.
 
     Raises:
         ConfigError: a choice does not fit the model, or the model cannot be served.
@@ -139,6 +141,8 @@ def load_model(model: ModelConfig, device: DeviceConfig) -> LoadedModel:
             model.path, config=config, dtype=dtype, device=device.device, output_loading_info=True
         )
         tasks = _tasks(model.name, network, report, tokenizer)
+        if bodies is not None:
+            bodies.share(model.path, dtype, network)
     if isinstance(network, XLMWithLMHeadModel) and not config.causal and model.causal is None:
         # The published xlm-clm-* checkpoints say so too, and are not.
         log.info(
@@ -267,10 +271,11 @@ def _revision(model: ModelConfig, config: XLMConfig, default_language: str) -> s
     """Hash of everything that decides the results, dtype and device aside: the files and the serving choices."""
     choices = [config.causal, _input_format(model), default_language]
     digest = hashlib.sha256(json.dumps(choices).encode())
-    for path in sorted(path for path in model.path.iterdir() if _decides_results(path)):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    for directory in filter(None, (model.path, body_directory(model.path))):
+        for path in sorted(path for path in directory.iterdir() if _decides_results(path)):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 

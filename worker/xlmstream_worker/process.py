@@ -17,6 +17,7 @@ from xlmstream_server.broker import BrokerDown, BrokerMisconfigured, WorkerBroke
 
 from xlmstream_worker import observe
 from xlmstream_worker.admission import GENERATING
+from xlmstream_worker.bodies import Bodies, bodies_first
 from xlmstream_worker.config import BrokerConfig, ConfigError, DeviceConfig, WorkerConfig
 from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.encoder import EncoderConfig, EncoderEngine
@@ -41,7 +42,8 @@ def run(config: WorkerConfig) -> None:
     Raises ConfigError, XLMError, OSError or ValueError for what must be put right before a worker can serve.
     """
     _set_up_torch(config.device)
-    models = [load_model(model, config.device) for model in config.models]
+    bodies = Bodies()
+    models = [load_model(model, config.device, bodies) for model in bodies_first(config.models)]
     engines = [_engines(model, config.device) for model in models]
     _serve(config, models, engines)
 

@@ -3,14 +3,15 @@ how it was trained and the picture of its losses."""
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from xlmstream_worker.xlm import XLMEncoderDecoder, XLMTokenizer
+from xlmstream_worker.xlm import XLMConfig, XLMEncoderDecoder, XLMTokenizer
 from xlmstream_worker.xlm.head import XLMModelWithHead
+from xlmstream_worker.xlm.shared_body import body_directory
 
 from .checkpoint import STAGES, STATE, Progress, Stage, read_stages, stages_document, stages_of
 from .curve import write_curve
@@ -21,6 +22,7 @@ from .pipeline import run_of
 from .recipe import HEADS, LANGUAGE_BLIND, Recipe, recipe_from, to_document
 
 TRAINING = "training.json"
+CURVE = "curve.svg"
 UNTRAINED_BEGIN_ID = 0
 
 
@@ -66,27 +68,30 @@ def export_model(run: Path, directory: Path) -> None:
             body.embeddings.weight[UNTRAINED_BEGIN_ID] = 0
     model.half().save_pretrained(directory)
     XLMTokenizer.from_pretrained(run / "tokenizer").save_pretrained(directory)
+    _write_serving(directory, recipe)
     _write_notes(run, directory, recipe)
     for objective in () if recipe.head else recipe.heads:
         own = head_directory(directory, HEADS[objective])
         head = CLASSES[objective].from_pretrained(head_directory(run / "best", HEADS[objective]))
+        head.config.finetuning_task = objective
         head.half().save_head(own, directory)
-        _write_notes(run, own, recipe, objective)
+        _write_serving(own, recipe, objective)
 
 
-def _write_notes(run: Path, directory: Path, recipe: Recipe, head: str | None = None) -> None:
-    """What stands beside the weights: how they are served, and how they came about."""
+def _write_serving(directory: Path, recipe: Recipe, head: str | None = None) -> None:
     serving = {"input_format": "original"}
     if recipe.states_languages and head not in LANGUAGE_BLIND:
         serving["default_language"] = BASE_LANGUAGE if BASE_LANGUAGE in recipe.languages else min(recipe.languages)
     _write_json(directory / "xlmstream.json", serving)
-    write_curve(run, directory / "curve.svg", recipe.name)
+
+
+def _write_notes(run: Path, directory: Path, recipe: Recipe) -> None:
+    """How the weights came about."""
+    write_curve(run, directory / CURVE, recipe.name)
     shutil.copy(run / STAGES, directory / STAGES)
     progress = json.loads((run / STATE / "state.json").read_text(encoding="utf-8"))
     origins = {name: Path(getattr(recipe, name)).name for name in ("init", "init_decoder")}
     notes: dict[str, object] = {"recipe": to_document(recipe) | origins, "progress": progress}
-    if head:
-        notes["head"] = head
     if recipe.init and (Path(recipe.init) / TRAINING).is_file():
         notes["before"] = json.loads((Path(recipe.init) / TRAINING).read_text(encoding="utf-8")) | {
             "stages": stages_document(read_stages(Path(recipe.init)))
@@ -95,7 +100,9 @@ def _write_notes(run: Path, directory: Path, recipe: Recipe, head: str | None = 
 
 
 def read_training(directory: Path) -> Training:
-    """What `export_model` noted of the training."""
+    """What `export_model` noted of the training. A head's is its body's."""
+    if body := body_directory(directory):
+        return replace(read_training(body), head=XLMConfig.from_pretrained(directory).finetuning_task)
     notes = json.loads((directory / TRAINING).read_text(encoding="utf-8"))
     return _training(notes, read_stages(directory))
 
@@ -107,7 +114,6 @@ def _training(notes: dict[str, Any], stages: list[Stage]) -> Training:
         Progress(**notes["progress"]),
         stages,
         _training(before, stages_of(before["stages"])) if before else None,
-        notes.get("head"),
     )
 
 

@@ -113,12 +113,14 @@ class XLMTokenizer(TokenizerCalls):
         """Load what `save_pretrained` (ours or transformers') or the model hub's files left in a directory.
 
         Args:
-            directory: a local directory with vocab.json and merges.txt; the other files are optional.
+            directory: a local directory with vocab.json and merges.txt, the other files being optional; or with a
+                head, whose body's directory has them.
             overrides: constructor arguments that win over the saved ones.
 
         Raises:
             FileNotFoundError: no such directory, or a file is missing.
             ValueError: a file is malformed.
+            CheckpointError: a head's body is not there.
         """
         return cls(**read_settings(directory, overrides))
 

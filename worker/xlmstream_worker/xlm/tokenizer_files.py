@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from xlmstream_worker.xlm.shared_body import body_directory
 from xlmstream_worker.xlm.special_tokens import AddedToken
 from xlmstream_worker.xlm.vocabulary import Vocabulary
 
@@ -52,7 +53,8 @@ def write_vocabulary(directory: Path, prefix: str, encoder: dict[str, int], merg
 
 
 def read_settings(directory: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor arguments saved in a directory, with `overrides` in place of what was saved.
+    """The constructor arguments saved in a directory, with `overrides` in place of what was saved. A head that shares a
+    body has its vocabulary.
 
     Raises:
         FileNotFoundError: there is no such directory, or it lacks vocab.json or merges.txt.
@@ -61,6 +63,7 @@ def read_settings(directory: str | Path, overrides: Mapping[str, Any]) -> dict[s
     root = Path(directory)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a directory (checkpoints load from local directories)")
+    root = body_directory(root) or root
     for name in (VOCAB_FILE, MERGES_FILE):
         if not (root / name).is_file():
             raise FileNotFoundError(f"{root} has no {name}")
