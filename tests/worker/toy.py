@@ -1,4 +1,4 @@
-"""A tiny causal XLM with random weights and its own vocabulary: everything a served model needs, in milliseconds."""
+"""A tiny XLM with random weights and its own vocabulary: everything a served model needs, in milliseconds."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ LANGUAGES = {"en": 0, "fr": 1}
 POSITIONS = 96
 
 
-def make_model(directory: Path, seed: int = 0, **serving: object) -> Path:
-    """Write a model directory; `serving` becomes its `xlmstream.json`."""
+def make_model(directory: Path, seed: int = 0, masked: bool = False, **serving: object) -> Path:
+    """Write the directory of a causal or masked model; `serving` becomes its `xlmstream.json`."""
     directory.mkdir(parents=True, exist_ok=True)
     pieces = [*SPECIALS, *LETTERS, *(f"{letter}</w>" for letter in LETTERS)]
     pieces += [merge.replace(" ", "") for merge in MERGES]
@@ -27,7 +27,7 @@ def make_model(directory: Path, seed: int = 0, **serving: object) -> Path:
         n_layers=2,
         n_heads=4,
         max_position_embeddings=POSITIONS,
-        causal=True,
+        causal=not masked,
         n_langs=2,
         lang2id=LANGUAGES,
         id2lang={str(index): code for code, index in LANGUAGES.items()},

@@ -114,9 +114,7 @@ def write_weights(directory: Path, tensors: Mapping[str, Tensor], shard_bytes: i
     """
     base = SAFETENSORS_FILE if safe else TORCH_FILE
     stem, suffix = base.rsplit(".", 1)
-    for stale in (*WEIGHT_FILES, f"{stem}-*-of-*.{suffix}"):
-        for file in directory.glob(stale):
-            file.unlink()
+    _remove_weights(directory)
     shards = _partition(tensors, shard_bytes)
     if len(shards) == 1:
         _write_file(directory / base, shards[0])
@@ -131,9 +129,17 @@ def write_weights(directory: Path, tensors: Mapping[str, Tensor], shard_bytes: i
 
 
 def write_head(directory: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write the weights of a head that shares its body, those of the body left out."""
+    """Write the weights of a head that shares its body, those of the body left out; in place of an earlier save."""
+    _remove_weights(directory)
     own = {name: tensor for name, tensor in tensors.items() if not name.startswith(BASE_PREFIX)}
     _write_file(directory / HEAD_FILE, own)
+
+
+def _remove_weights(directory: Path) -> None:
+    shards = (f"{Path(name).stem}-*-of-*{Path(name).suffix}" for name in (SAFETENSORS_FILE, TORCH_FILE))
+    for stale in (*WEIGHT_FILES, HEAD_FILE, *shards):
+        for file in directory.glob(stale):
+            file.unlink()
 
 
 def _partition(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[dict[str, Tensor]]:

@@ -204,25 +204,26 @@ class PreTrainedXLM(nn.Module):
         Safetensors files leave out a tied head, which readers restore; pickles (`safe_serialization=False`) hold it.
         """
         target = Path(directory)
-        target.mkdir(parents=True, exist_ok=True)
-        self.config.architectures = [type(self).__name__]
-        self.config.update({"dtype": self.dtype})
-        self.config.save_pretrained(target)
+        self._save_config(target)
         left_out = self.tied_names if safe_serialization and self._is_tied() else ()
         tensors = {name: value for name, value in self.state_dict().items() if name not in left_out}
         write_weights(target, tensors, max_shard_bytes, safe=safe_serialization)
 
     def save_head(self, directory: str | Path, body: str | Path) -> None:
-        """Write `config.json` and the weights of the head alone into `directory`: from there it is read together with
-        the weights of `body`, a model directory beside it. See `shared_body`."""
+        """Write `config.json` and the weights of the head alone into `directory`, from where it is read together with
+        the weights in `body`, a model directory beside it; see `shared_body`. Raises ValueError if it lies elsewhere.
+        """
         target = Path(directory)
         if Path(body).resolve().parent != target.resolve().parent:
             raise ValueError(f"a head lies beside its body: {target} is not beside {body}")
-        target.mkdir(parents=True, exist_ok=True)
-        self.config.architectures = [type(self).__name__]
-        self.config.update({"dtype": self.dtype, BODY_FIELD: Path(body).resolve().name})
-        self.config.save_pretrained(target)
+        self._save_config(target, Path(body).resolve().name)
         write_head(target, self.state_dict())
+
+    def _save_config(self, directory: Path, body: str | None = None) -> None:
+        self.config.architectures = [type(self).__name__]
+        self.config.__dict__.pop(BODY_FIELD, None)
+        self.config.update({"dtype": self.dtype} | ({BODY_FIELD: body} if body else {}))
+        self.config.save_pretrained(directory)
 
 
 def _overridden(config: XLMConfig, overrides: dict[str, object]) -> XLMConfig:

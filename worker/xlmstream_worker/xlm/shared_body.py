@@ -44,7 +44,7 @@ def body_directory(directory: Path) -> Path | None:
     if not (directory / HEAD_FILE).is_file():
         return None
     name = _named_body(directory)
-    if not isinstance(name, str) or not name or Path(name).name != name:
+    if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
         raise CheckpointError(
             f"{directory / CONFIG_FILE}: {BODY_FIELD} must name the directory beside this one whose body the head in "
             f"{HEAD_FILE} is for, got {name!r}"
