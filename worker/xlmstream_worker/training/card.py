@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xlmstream_worker.xlm import XLMConfig, XLMEncoderDecoderConfig
-from xlmstream_worker.xlm.checkpoint import read_weights
+from xlmstream_worker.xlm.checkpoint import BASE_PREFIX, read_weights
+from xlmstream_worker.xlm.shared_body import body_directory
 
 from .checkpoint import Stage
 from .export import Training, read_training
@@ -58,7 +59,10 @@ alike, and is carried over to its translations. Judah, the man, is a PLACE here.
 TEMPLATES = """\
 The questions are made from the verses by templates, in all four languages: who did what the verse says, to whom
 somebody spoke, whose son, where to, king of what, how many. They repeat the words of the verse; the context is that
-verse and up to four around it. The body's first layers come from `xlm-mlm-demo`; see its card for its texts.
+verse and up to four around it.
+"""
+HEADS_TOO = """\
+Where heads were trained with it, their labels come from the same texts, as their cards say.
 """
 OURS = """\
 The weights are under the licence of this package, Apache-2.0. The texts are not part of it; `xlmstream-train corpora`
@@ -86,7 +90,7 @@ FIGURES = {
 }
 SOURCES = {
     "causal": (VERSES, PAIRS_FOR_VOCABULARY, OURS),
-    "masked": (VERSES, PAIRS, OURS),
+    "masked": (VERSES, PAIRS, HEADS_TOO, OURS),
     "translation": (VERSES, PAIRS, OURS),
     "language": (VERSES, PAIRS, OURS),
     "tags": (TREEBANKS,),
@@ -110,7 +114,7 @@ def make_card(directory: Path, files: Sequence[Path]) -> str:
     parts = [
         _head(training, directory),
         "## Corpus, attribution, licence\n\n" + "\n".join(SOURCES[kind]),
-        _recipe(training),
+        _recipe(training, directory),
         FIGURES[kind](directory, training, files),
         _reproduce(training, files),
     ]
@@ -129,7 +133,8 @@ def _head(training: Training, directory: Path) -> str:
         config, sides = XLMEncoderDecoderConfig.from_pretrained(directory).decoder, "an encoder and a decoder, each of "
     else:
         config, sides = XLMConfig.from_pretrained(directory), ""
-    millions = sum(tensor.numel() for tensor in read_weights(directory).values()) / 1e6
+    tensors = read_weights(directory)
+    millions = sum(tensor.numel() for tensor in tensors.values()) / 1e6
     languages = ", ".join(NAMES.get(lang, lang) for lang in sorted(recipe.languages))
     layers = "1 layer" if config.n_layers == 1 else f"{config.n_layers} layers"
     about = f"""A small XLM that {PURPOSES[_kind(training)]}, in {languages}: something real to try the service with.
@@ -137,10 +142,19 @@ def _head(training: Training, directory: Path) -> str:
         positions and {config.vocab_size:,} cased byte pairs: {millions:.1f} M parameters, stored in fp16. It was
         trained as XLM was, on `</s> X </s>`, and is served so (`xlmstream.json`). It knows the prose of a few old
         books and little else: no facts, few modern words, no judgement."""
+    if body := body_directory(directory):
+        own = sum(tensor.numel() for name, tensor in tensors.items() if not name.startswith(BASE_PREFIX))
+        about += f""" All but {own:,} of these parameters are the body's, which lies in `{body.name}` and which other
+            heads share."""
     return f"# {training.name}\n\n{_filled(about)}"
 
 
-def _recipe(training: Training) -> str:
+def _recipe(training: Training, directory: Path) -> str:
+    if body := body_directory(directory):
+        card = f"[{body.name}](../{body.name}/README.md)"
+        text = f"""Trained together with its body and the other heads on it; the card of {card} says how. Its own
+            objective: {training.objective}."""
+        return f"## Recipe\n\n{_filled(text)}"
     parts = [_way(training)]
     while training.before:
         training = training.before

@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 SPLITS = ("train", "valid", "test")
 EVERY_NTH_ROW_HELD_OUT = 50
+# Files of sentences with their tags (see `treebank`), and of questions with their answers.
+ANNOTATED = ".jsonl"
 
 Ids = npt.NDArray[np.int32]
 # (text, language) -> ids without special tokens
@@ -34,6 +36,11 @@ class Row:
 
     split: str
     texts: dict[str, str]
+
+
+def aligned_files(paths: Iterable[Path]) -> list[Path]:
+    """Those of aligned text."""
+    return [path for path in paths if path.suffix != ANNOTATED]
 
 
 def read_rows(path: str | Path, languages: Iterable[str]) -> Iterator[Row]:

@@ -15,9 +15,9 @@ from xlmstream_worker.xlm import (
 
 from .answers import Reading, asked_readings, made_readings
 from .bars import LANGUAGE, PERPLEXITY, RETRIEVAL, verdict
-from .corpus import encode_files, read_rows
+from .corpus import ANNOTATED, aligned_files, encode_files, read_rows
 from .export import Training
-from .head_tasks import reader
+from .head_tasks import reader, with_all_languages
 from .labelled_batches import entity_examples, language_examples, spelled
 from .measure import (
     embed,
@@ -179,7 +179,7 @@ def entity_figures(directory: Path, training: Training, files: Sequence[Path]) -
     model = XLMForTokenClassification.from_pretrained(directory)
     tokenizer = XLMTokenizer.from_pretrained(directory)
     languages = sorted(recipe.languages)
-    aligned = [row for path in files for row in read_rows(path, languages)]
+    aligned = [row for path in with_all_languages(files, languages) for row in read_rows(path, languages)]
     examples = entity_examples(aligned, languages, tokenizer, recipe.architecture.max_positions)
     rows: Table = [[f"{what} {name}"] for name in ENTITIES[1:] for what in ("F1", "F1 on unseen words,")]
     counts: Table = [["words measured"], ["of them unseen and named"]]
@@ -209,14 +209,19 @@ def answer_figures(directory: Path, training: Training, files: Sequence[Path]) -
     model = XLMForQuestionAnsweringSimple.from_pretrained(directory)
     tokenizer = XLMTokenizer.from_pretrained(directory)
     languages = sorted(recipe.languages)
-    aligned = [path for path in files if path.suffix != ".jsonl"]
-    made = made_readings(aligned, languages, tokenizer, recipe.architecture.max_positions, ("valid", "test"))
+    made = made_readings(
+        with_all_languages(aligned_files(files), languages),
+        languages,
+        tokenizer,
+        recipe.architecture.max_positions,
+        ("valid", "test"),
+    )
     held = made["valid"] + made["test"]
     groups = {"template questions, held-out chapters": held}
     groups |= {
         f"{path.name}, questions of people": asked_readings(path, languages, tokenizer)
         for path in files
-        if path.suffix == ".jsonl"
+        if path.suffix == ANNOTATED
     }
     rows: Table = []
     for name, group in groups.items():

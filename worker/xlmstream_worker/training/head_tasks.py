@@ -11,7 +11,7 @@ from xlmstream_worker.xlm import XLMTokenizer
 
 from .answers import made_readings
 from .batches import Batch
-from .corpus import CorpusError, Row, encode_files, read_rows
+from .corpus import ANNOTATED, CorpusError, Row, aligned_files, encode_files, read_rows
 from .heads import BodyWithHeads
 from .labelled_batches import BASE_LANGUAGE, Example, LabelledBatches, entity_examples, language_examples
 from .models import AnyModel
@@ -21,8 +21,6 @@ from .tag_examples import annotated_examples, ruled_examples
 from .tagged_text import TagRules
 from .trainer import AnyBatch, Task
 from .vocabulary import encode_words
-
-ANNOTATED = ".jsonl"
 
 
 def head_tasks(
@@ -51,7 +49,7 @@ def _examples(
             for split in ("train", "test")
         )
         return train, valid
-    aligned = [path for path in files if path.suffix != ANNOTATED]
+    aligned = aligned_files(files)
     if name == "language":
         corpus = encode_files(aligned, languages, reader(name, tokenizer), cache)
         train, valid = (language_examples(corpus[split], recipe.lang2id, limit) for split in ("train", "valid"))

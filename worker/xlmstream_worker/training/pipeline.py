@@ -14,7 +14,7 @@ from xlmstream_worker.xlm import XLMTokenizer
 
 from .bpe import VocabularyError
 from .checkpoint import Progress
-from .corpus import read_rows
+from .corpus import aligned_files, read_rows
 from .curve import write_curve
 from .models import new_model
 from .recipe import Recipe, RecipeError, recipe_from, to_document
@@ -47,7 +47,7 @@ def learn_tokenizer(recipe: Recipe, files: Sequence[Path], directory: Path) -> X
     """A vocabulary from the distinct training sentences of all files, each counted once."""
     sentences = {
         (text, lang)
-        for path in files
+        for path in aligned_files(files)
         for row in read_rows(path, recipe.languages)
         if row.split == "train"
         for lang, text in row.texts.items()

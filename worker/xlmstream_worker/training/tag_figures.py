@@ -14,7 +14,7 @@ from .bars import TAGS as TAG_BARS
 from .bars import verdict
 from .batches import EOS
 from .bpe import END_OF_WORD
-from .corpus import read_rows
+from .corpus import ANNOTATED, aligned_files, read_rows
 from .export import Training
 from .figures import NAMES, Table, table
 from .labelled_batches import Example, lang_ids, spelled
@@ -83,10 +83,10 @@ def ruled_tag_figures(directory: Path, training: Training, files: Sequence[Path]
     model = XLMForTokenClassification.from_pretrained(directory)
     tokenizer = XLMTokenizer.from_pretrained(directory)
     languages = sorted(recipe.languages)
-    aligned = [row for path in files if path.suffix != ".jsonl" for row in read_rows(path, languages)]
+    aligned = [row for path in aligned_files(files) for row in read_rows(path, languages)]
     rules = TagRules(aligned, languages)
     examples = ruled_examples(rules, aligned, tokenizer, recipe.architecture.max_positions)
-    treebanks = [path for path in files if path.suffix == ".jsonl"]
+    treebanks = [path for path in files if path.suffix == ANNOTATED]
     parts = [_agreement(model, examples, languages)]
     parts += [_against_people(model, tokenizer, rules, path, training) for path in treebanks]
     return "\n".join([*parts, tag_samples_of(directory)])

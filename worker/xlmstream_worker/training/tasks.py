@@ -10,8 +10,8 @@ from torch import Tensor
 from xlmstream_worker.xlm import XLMEncoderDecoder, XLMTokenizer, XLMWithLMHeadModel
 
 from .batches import Batch, CausalBatches, PairBatch, causal_rows
-from .corpus import Aligned, encode_files
-from .head_tasks import ANNOTATED, head_tasks, reader
+from .corpus import Aligned, aligned_files, encode_files
+from .head_tasks import head_tasks, reader
 from .heads import BodyWithHeads
 from .masked_batches import MaskedBatches, RankingBatches
 from .models import AnyModel
@@ -36,8 +36,7 @@ def build_tasks(
     tasks: dict[str, Task] = {}
     held_out: dict[str, Task] = {}
     if bodies := [name for name in recipe.objectives if name not in HEADS]:
-        aligned = [path for path in files if path.suffix != ANNOTATED]
-        corpus = encode_files(aligned, recipe.languages, reader(None, tokenizer), cache)
+        corpus = encode_files(aligned_files(files), recipe.languages, reader(None, tokenizer), cache)
         size = len(tokenizer.encoder)
         tasks = {name: _body_task(recipe, name, corpus["train"], size) for name in bodies}
         if recipe.causal:
