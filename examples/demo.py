@@ -18,9 +18,10 @@ from sentences import NAMED, PASSAGES, SENTENCES, TAGGED
 from showing import Bar, Columns, Prose, Times
 from xlmstream import Client, Generation, JobItem, Question, TextInput, TokenDelta
 
-CAUSAL, MASKED, LANGUAGE = "xlm-clm-demo", "xlm-mlm-demo", "xlm-language-demo"
-TAGS, ENTITIES, ANSWERS = "xlm-tags-demo", "xlm-entities-demo", "xlm-answers-demo"
-MODELS = (CAUSAL, MASKED, LANGUAGE, TAGS, ENTITIES, ANSWERS)
+CAUSAL, MASKED = "xlm-clm-demo", "xlm-mlm-demo"
+# Heads on the masked model's body, which is loaded once for all of them.
+TAGS, ENTITIES, ANSWERS, LANGUAGE = (f"{MASKED}-{head}" for head in ("tags", "entities", "answers", "language"))
+MODELS = (CAUSAL, MASKED, TAGS, ENTITIES, ANSWERS, LANGUAGE)
 PROMPTS = {
     "en": "And the LORD said",
     "fr": "L'Éternel dit à",

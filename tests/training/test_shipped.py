@@ -20,6 +20,7 @@ from xlmstream_worker.xlm import (
     XLMTokenizer,
     XLMWithLMHeadModel,
 )
+from xlmstream_worker.xlm.shared_body import body_directory
 
 DEMO = Path(xlmstream_worker.__file__).parent / "demo"
 TREEBANK = Path(__file__).parents[3] / "shared" / "data" / "pos.jsonl"
@@ -33,6 +34,13 @@ SENTENCES = {
 }
 
 
+def test_there_are_two_bodies_and_heads_on_one_of_them() -> None:
+    bodies = {name: body_directory(DEMO / name) for name in MODELS}
+    assert [name for name, body in bodies.items() if body is None] == ["xlm-clm-demo", "xlm-mlm-demo"]
+    heads = {name for name, body in bodies.items() if body == DEMO / "xlm-mlm-demo"}
+    assert heads == {f"xlm-mlm-demo-{head}" for head in ("answers", "entities", "language", "tags")}
+
+
 def test_all_models_together_stay_small() -> None:
     assert sum(path.stat().st_size for path in DEMO.rglob("*") if path.is_file()) <= 30_000_000
 
@@ -41,8 +49,8 @@ def test_all_models_together_stay_small() -> None:
 def test_a_model_directory_is_complete_and_loads(name: str) -> None:
     directory = DEMO / name
     training = read_training(directory)
-    assert training.recipe.name == name
-    model, report = CLASSES[training.recipe.head].from_pretrained(directory, output_loading_info=True)
+    assert training.name == name
+    model, report = CLASSES[training.objective].from_pretrained(directory, output_loading_info=True)
     assert report.missing == report.unexpected == report.mismatched == []
     assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
     tokenizer = XLMTokenizer.from_pretrained(directory)
@@ -70,7 +78,7 @@ def test_the_causal_model_prefers_its_language_and_word_order(lang: str) -> None
 
 
 def test_the_language_model_knows_its_languages() -> None:
-    directory = DEMO / "xlm-language-demo"
+    directory = DEMO / "xlm-mlm-demo-language"
     model, tokenizer = XLMForSequenceClassification.from_pretrained(directory), XLMTokenizer.from_pretrained(directory)
     guesses = {
         lang: model.config.id2label[int(model(torch.tensor([tokenizer.encode(text)])).logits.argmax())]
@@ -104,7 +112,7 @@ def test_the_masked_model_brings_translations_together() -> None:
     ],
 )
 def test_the_tagger_tells_parts_of_speech(lang: str, text: str, tags: str) -> None:
-    directory = DEMO / "xlm-tags-demo"
+    directory = DEMO / "xlm-mlm-demo-tags"
     model, tokenizer = XLMForTokenClassification.from_pretrained(directory), XLMTokenizer.from_pretrained(directory)
     found = tagged_line(model, tokenizer, model.config.id2label, text, lang)
     assert [each.rpartition("/")[2] for each in found.split()] == tags.split()
@@ -114,11 +122,11 @@ def test_the_tagger_tells_parts_of_speech(lang: str, text: str, tags: str) -> No
 def test_the_tagger_agrees_with_people_as_its_card_says(lang: str) -> None:
     if not TREEBANK.is_file():
         pytest.skip(f"{TREEBANK} is not here")
-    directory = DEMO / "xlm-tags-demo"
+    directory = DEMO / "xlm-mlm-demo-tags"
     model, tokenizer = XLMForTokenClassification.from_pretrained(directory), XLMTokenizer.from_pretrained(directory)
     splits = annotated_examples(TREEBANK, tokenizer, [lang], model.config.max_position_embeddings, model.config.lang2id)
     accuracy = label_accuracy(model, splits["train"][lang] + splits["test"][lang])
-    assert accuracy >= TAGS["xlm-tags-demo"]
+    assert accuracy >= TAGS["xlm-mlm-demo-tags"]
     languages, cells = card_rows(directory, "accuracy of the model")
     assert cells[languages.index(lang)] == f"{accuracy:.3f}"
 
@@ -132,7 +140,7 @@ def card_rows(directory: Path, name: str) -> tuple[list[str], list[str]]:
 
 
 def test_the_entity_model_tells_who_from_where() -> None:
-    directory = DEMO / "xlm-entities-demo"
+    directory = DEMO / "xlm-mlm-demo-entities"
     model, tokenizer = XLMForTokenClassification.from_pretrained(directory), XLMTokenizer.from_pretrained(directory)
     ids = tokenizer.encode("Moses went up to Egypt with forty men.", lang="en")
     inputs = torch.tensor([ids])

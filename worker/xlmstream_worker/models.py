@@ -65,6 +65,7 @@ from xlmstream_worker.xlm import (
 )
 from xlmstream_worker.xlm.checkpoint import BASE_PREFIX
 from xlmstream_worker.xlm.shared_body import body_directory
+from xlmstream_worker.xlm.words import SEGMENTED_LANGUAGES
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +173,8 @@ def load_model(model: ModelConfig, device: DeviceConfig, bodies: Bodies | None =
         answers_by_beam=isinstance(network, XLMForQuestionAnswering) and TASK_ANSWER_QUESTION in tasks,
         translation_directions=_directions(model, languages),
     )
-    tokenizer.tokenize("Warm up.", lang=default_language or "en")  # its rules are compiled at first use
+    for language in languages.keys() - SEGMENTED_LANGUAGES or ("en",):  # the rules of each are compiled at first use
+        tokenizer.tokenize("Warm up.", lang=language)
     pieces = PieceTexts(tokenizer.get_vocab(), frozenset(tokenizer.all_special_ids))
     return LoadedModel(card, config, tokenizer, pieces, languages, TextRate(), model.path, network)
 

@@ -9,7 +9,7 @@ import re
 
 from xlmstream_worker.xlm.moses import MARKER
 from xlmstream_worker.xlm.rewriting import fold
-from xlmstream_worker.xlm.words import WordCutter
+from xlmstream_worker.xlm.words import WordCutter, moses_of
 
 # What becomes an apostrophe, a comma or a full stop looks at the characters around it: not at an edge.
 _APOSTROPHES = "'`’‘´‚"
@@ -31,7 +31,7 @@ class ChunkCutter:
     def __init__(self, cutter: WordCutter, lang: str) -> None:
         self._cutter = cutter
         self._lang = lang
-        self._moses = cutter.moses(lang)
+        self._moses = moses_of(lang)
         self._quotes_move = lang in _QUOTE_MOVING_LANGUAGES
         # A plain word, perhaps with a mark or a full stop; in Romanian, letters are not plain.
         plain = self._moses.plain if lang != "ro" else "(?!)"

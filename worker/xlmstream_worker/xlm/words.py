@@ -1,5 +1,6 @@
 """From a text in some language to the words that byte-pair encoding is applied to."""
 
+from functools import lru_cache
 from typing import TypeVar
 
 from xlmstream_worker.xlm.moses import MosesTokenizer
@@ -27,7 +28,6 @@ class WordCutter:
     def __init__(self, fold: bool) -> None:
         self.folds = fold
         self._segmenters = Segmenters()
-        self._moses: dict[str, MosesTokenizer] = {}
 
     def words(self, text: AnyText, lang: str) -> list[AnyText]:
         """The words of `text`, which is used up.
@@ -55,7 +55,7 @@ class WordCutter:
         if lang == "ro":
             fold_romanian(text)
         if lang != "zh":
-            self.moses(lang).tokenize(text)
+            moses_of(lang).tokenize(text)
         if self.folds:
             text.fold()
         return text
@@ -70,9 +70,8 @@ class WordCutter:
             words = [part for word in words for part in word.split(" ")]
         return [word for word in words if word.value]
 
-    def moses(self, lang: str) -> MosesTokenizer:
-        """The Moses tokenizer of a language, made at its first use."""
-        moses = self._moses.get(lang)
-        if moses is None:
-            moses = self._moses[lang] = MosesTokenizer(lang)
-        return moses
+
+@lru_cache(maxsize=256)
+def moses_of(lang: str) -> MosesTokenizer:
+    """The Moses tokenizer of a language, made at its first use; all models of a process share it."""
+    return MosesTokenizer(lang)
