@@ -54,8 +54,10 @@ def test_what_the_wheel_holds(wheel: Path) -> None:
         assert f"{package}/py.typed" in names
     assert {f"xlmstream/v1/{name}" for name in PROTOS} <= names
     assert {f"xlmstream/v1/{name.removesuffix('.proto')}_pb2.pyi" for name in PROTOS} <= names
-    for model in ("clm", "mlm", "language", "tags", "entities", "answers"):
+    for model in ("clm", "mlm"):
         assert f"xlmstream_worker/demo/xlm-{model}-demo/model.safetensors" in names
+    for head in ("language", "tags", "entities", "answers"):
+        assert f"xlmstream_worker/demo/xlm-mlm-demo-{head}/head.safetensors" in names
     for lang in ("de", "en", "es", "fr"):
         assert f"xlmstream_worker/training/lexicon/{lang}.toml" in names
     assert not [name for name in names if name.startswith(("tests/", "protos/")) or name.endswith(".pyc")]

@@ -196,3 +196,12 @@ def test_a_pickle_with_code_is_not_run(oracle, tmp_path):
     torch.save({"embeddings.weight": Bomb()}, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
         XLMModel.from_pretrained(tmp_path)
+
+
+def test_whoever_may_read_the_directory_may_read_the_weights(oracle, tmp_path):
+    for mode in (0o755, 0o700):
+        directory = tmp_path / oct(mode)
+        directory.mkdir(mode=mode)
+        directory.chmod(mode)
+        XLMModel(XLMConfig(**oracle.sizes)).save_pretrained(directory)
+        assert (directory / "model.safetensors").stat().st_mode & 0o777 == mode & 0o666

@@ -162,5 +162,7 @@ def _write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
     if path.suffix == ".safetensors":
         # The metadata is what other readers of the format ask for.
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+        # save_file lets nobody but the owner read it; a service often runs as somebody else.
+        path.chmod(path.parent.stat().st_mode & 0o666)
     else:
         torch.save(dict(tensors), path)
