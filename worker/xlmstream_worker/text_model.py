@@ -76,7 +76,7 @@ class TextModel:
 
     def language_id(self, language: str) -> int | None:
         """The language embedding of a text, or None where the model has none."""
-        if not (self.config.use_lang_emb and self.config.n_langs > 1):
+        if not self.config.states_languages:
             return None
         return self.languages[language] if language else self.config.lang_id
 

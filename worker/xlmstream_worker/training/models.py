@@ -39,18 +39,18 @@ AnyModel: TypeAlias = PreTrainedXLM | XLMEncoderDecoder | BodyWithHeads
 
 
 def new_model(recipe: Recipe, tokenizer: XLMTokenizer) -> AnyModel:
-    """A body with its language-model head, a translation model, or a model that labels: fresh weights drawn from the
+    """A language model, with or without heads, a translation model, or a model that labels: fresh weights drawn from the
     seed, or the weights of `recipe.init` as far as they fit (a shallower model takes the first layers, a smaller
     vocabulary its vectors)."""
     config = new_config(recipe, len(tokenizer.encoder))
     torch.manual_seed(recipe.seed)
     if recipe.translates:
         return _new_translation_model(recipe, config)
-    body = _new_labelling_or_body(recipe, tokenizer, config)
+    model = _new_single_model(recipe, tokenizer, config)
     if recipe.head or not recipe.heads:
-        return body
-    assert isinstance(body, XLMWithLMHeadModel)
-    return BodyWithHeads(body, {HEADS[name]: new_head(recipe, name, config.vocab_size) for name in recipe.heads})
+        return model
+    assert isinstance(model, XLMWithLMHeadModel)
+    return BodyWithHeads(model, {HEADS[name]: new_head(recipe, name, config.vocab_size) for name in recipe.heads})
 
 
 def new_head(recipe: Recipe, objective: str, vocabulary_size: int) -> XLMModelWithHead:
@@ -60,7 +60,7 @@ def new_head(recipe: Recipe, objective: str, vocabulary_size: int) -> XLMModelWi
     return head
 
 
-def _new_labelling_or_body(recipe: Recipe, tokenizer: XLMTokenizer, config: XLMConfig) -> PreTrainedXLM:
+def _new_single_model(recipe: Recipe, tokenizer: XLMTokenizer, config: XLMConfig) -> PreTrainedXLM:
     kind = CLASSES[recipe.head]
     if not recipe.init:
         return kind(config)

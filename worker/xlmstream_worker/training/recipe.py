@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 PRESETS = resources.files(__package__) / "presets"
-# What a model labels: the name of the head that an objective trains. One trains alone, for a model that only labels, or
-# with the objectives of a masked body.
+# Objectives that train a head, and what the head is called. One trains alone, for a model that only labels, or several
+# together with the masked body that they share.
 HEADS = {"language": "language", "tags": "tags", "ruled_tags": "tags", "entities": "entities", "answers": "answers"}
 OBJECTIVES = ("clm", "mlm", "tlm", "ranking", "translation", *HEADS)
 ALONE = ("clm", "translation")
@@ -151,7 +151,7 @@ class Recipe:
 
     @property
     def head(self) -> str | None:
-        """The objective of a model that only labels; None for a body with its language-model head, and others."""
+        """The objective of a model that only labels; None where a language model is trained, with or without heads."""
         return self.heads[0] if len(self.objectives) == len(self.heads) else None
 
     @property
