@@ -39,8 +39,8 @@ AnyModel: TypeAlias = PreTrainedXLM | XLMEncoderDecoder | BodyWithHeads
 
 
 def new_model(recipe: Recipe, tokenizer: XLMTokenizer) -> AnyModel:
-    """A language model, with or without heads, a translation model, or a model that labels: fresh weights drawn from the
-    seed, or the weights of `recipe.init` as far as they fit (a shallower model takes the first layers, a smaller
+    """A language model, with or without heads, a translation model, or a model that labels: fresh weights drawn from
+    the seed, or the weights of `recipe.init` as far as they fit (a shallower model takes the first layers, a smaller
     vocabulary its vectors)."""
     config = new_config(recipe, len(tokenizer.encoder))
     torch.manual_seed(recipe.seed)
