@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -182,22 +182,23 @@ class WorkerBroker:
         taken: list[Taken] = []
         recover, self._unsure = self._unsure, True
         unsure = False
-        for shard, root in enumerate(self._roots):
-            if self._alone():
-                unsure = unsure or recover
-                continue
-            most = n - len(taken)
-            arguments: list[Argument] = [self._life, most, int(recover), self._cancelled, self._deadline_queue]
-            arguments += (len(self.held), *self.held, *self._models)
-            (reply,) = self._link.scripts("take", [(root, arguments)])
-            now, more, bell = self._checked(reply)[:3]
-            assert isinstance(now, int)
-            assert isinstance(bell, bytes)
-            self._bells[shard] = bell
-            unsure = unsure or more == 1
-            for given in reply[4:]:
-                assert isinstance(given, list)
-                taken.append(self._rows.took(shard, now, given))
+        with _none_or_all(self._rows):
+            for shard, root in enumerate(self._roots):
+                if self._alone():
+                    unsure = unsure or recover
+                    continue
+                most = n - len(taken)
+                arguments: list[Argument] = [self._life, most, int(recover), self._cancelled, self._deadline_queue]
+                arguments += (len(self.held), *self.held, *self._models)
+                (reply,) = self._link.scripts("take", [(root, arguments)])
+                now, more, bell = self._checked(reply)[:3]
+                assert isinstance(now, int)
+                assert isinstance(bell, bytes)
+                self._bells[shard] = bell
+                unsure = unsure or more == 1
+                for given in reply[4:]:
+                    assert isinstance(given, list)
+                    taken.append(self._rows.took(shard, now, given))
         self._unsure = unsure
         return taken
 
@@ -221,20 +222,21 @@ class WorkerBroker:
         self._chunk_models.rotate(-1)
         recover, self._unsure_chunks = self._unsure_chunks, True
         unsure = False
-        for shard, root in enumerate(self._roots):
-            if self._alone():
-                unsure = unsure or recover
-                continue
-            left = items - sum(len(one.items) for one in taken)
-            arguments: list[Argument] = [self._life, n - len(taken), int(recover), left, len(self.held), *self.held]
-            arguments += self._chunk_models
-            (reply,) = self._link.scripts("take_chunks", [(root, arguments)])
-            now, more = self._checked(reply)[:2]
-            assert isinstance(now, int)
-            unsure = unsure or more == 1
-            for given in reply[3:]:
-                assert isinstance(given, list)
-                taken.append(self._chunks.took(shard, now, given))
+        with _none_or_all(self._chunks):
+            for shard, root in enumerate(self._roots):
+                if self._alone():
+                    unsure = unsure or recover
+                    continue
+                left = items - sum(len(one.items) for one in taken)
+                arguments: list[Argument] = [self._life, n - len(taken), int(recover), left, len(self.held), *self.held]
+                arguments += self._chunk_models
+                (reply,) = self._link.scripts("take_chunks", [(root, arguments)])
+                now, more = self._checked(reply)[:2]
+                assert isinstance(now, int)
+                unsure = unsure or more == 1
+                for given in reply[3:]:
+                    assert isinstance(given, list)
+                    taken.append(self._chunks.took(shard, now, given))
         self._unsure_chunks = unsure
         return taken
 
@@ -386,6 +388,19 @@ class WorkerBroker:
     def _drop(self) -> None:
         self._rows.clear()
         self._chunks.clear()
+
+
+@contextlib.contextmanager
+def _none_or_all(rows: HeldRows | HeldChunks) -> Iterator[None]:
+    """A take from several shards that breaks off between two: its caller sees none of what it gave, so none of it may
+    count as held. The next take gives it again."""
+    before = set(rows)
+    try:
+        yield
+    except BrokerDown:
+        for name in rows.keys() - before:
+            del rows[name]
+        raise
 
 
 def _integer(reply: Reply) -> int:
