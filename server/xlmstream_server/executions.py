@@ -174,7 +174,7 @@ class Executions:
             priority=options.priority,
             journaled=journaled,
             detach=order.detach,
-            cost_tokens=piece.cost_tokens,
+            cost_tokens=min(piece.cost_tokens, self._broker.most_cost_tokens),
             parts=order.parts,
         )
 

@@ -34,6 +34,9 @@ from xlmstream_server.broker.values import (
 # Frames that wait in this gateway's stream before the oldest is given up for repair from the journal.
 MOST_FRAMES = 4096
 
+# Envelope.cost_tokens has 32 bits.
+MOST_COST_TOKENS = (1 << 32) - 1
+
 _BOUNDS = ("requests", "bytes", "tokens", "tenant requests", "tenant bytes", "tenant tokens")
 _GATEWAY_ID = re.compile(r"[A-Za-z0-9._-]{1,48}")
 
@@ -130,6 +133,11 @@ class GatewayBroker:
     def up(self) -> bool:
         """Whether there is a connection to the broker."""
         return self._link.up
+
+    @property
+    def most_cost_tokens(self) -> int:
+        """What one request may count for: were it more, the queue would refuse it even when nothing else waits."""
+        return min(self._limits.max_tokens, self._limits.tenant_max_tokens, MOST_COST_TOKENS)
 
     def now_ms(self) -> int:
         """Broker time in milliseconds, from the local monotonic clock and the offset that the heartbeat measures."""
