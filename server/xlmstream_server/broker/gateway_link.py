@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -14,6 +15,8 @@ from xlmstream_server.broker.frames import read_frames
 from xlmstream_server.broker.scripts import REGISTRY_ROOT, shard_root
 from xlmstream_server.broker.v1.messages_pb2 import Frame
 from xlmstream_server.broker.values import Arrival
+
+logger = logging.getLogger(__name__)
 
 BEAT_S = 5.0
 
@@ -97,7 +100,9 @@ class GatewayLink:
                 while not away:
                     for arrival in await read_frames(channel, places):
                         yield arrival
-            except BrokerDown:
+            except BrokerError as error:
+                if not (away or isinstance(error, BrokerDown)):
+                    logger.warning("frames cannot be read: %s", error)
                 away = True
             finally:
                 if channel is not None:
