@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 from broker.play import envelope
-from xlmstream_server.broker import BrokerDown, BrokerError, GatewayBroker, gateway_link
+from xlmstream_server.broker import BrokerDown, BrokerError, GatewayBroker
 from xlmstream_server.broker.channel import Channel
-from xlmstream_server.broker.frames import read_frames
+from xlmstream_server.broker.frames import FrameReader
 from xlmstream_server.broker.link import Link
 from xlmstream_server.broker.values import Arrival
 
@@ -88,11 +88,13 @@ async def test_a_refusal_before_the_first_command_ends_the_connection() -> None:
 async def test_frames_go_on_after_any_error_of_the_broker(
     gateway: GatewayBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fails_once(channel: Channel, places: dict[bytes, tuple[int, int]]) -> list[Arrival]:
-        monkeypatch.setattr(gateway_link, "read_frames", read_frames)
+    read = FrameReader.read
+
+    async def fails_once(reader: FrameReader, channel: Channel) -> list[Arrival]:
+        monkeypatch.setattr(FrameReader, "read", read)
         raise BrokerError("ERR something passing")
 
-    monkeypatch.setattr(gateway_link, "read_frames", fails_once)
+    monkeypatch.setattr(FrameReader, "read", fails_once)
     frames = gateway.frames()
     async with asyncio.timeout(30):
         assert (await anext(frames)).gap
