@@ -162,9 +162,10 @@ class Catalogue:
 
 
 def _newest_first(model: ServedModel) -> tuple[tuple[int, int | str], ...]:
-    """Sorts versions downwards, numbers in them as numbers: "v10" before "v9"."""
+    """Sorts versions downwards, numbers in them as numbers: "v10" before "v9", "1.1" before "1"."""
     parts = re.findall(r"\d+|\D+", model.card.version)
-    return tuple((0, -int(part)) if part.isdigit() else (1, _descending(part)) for part in parts)
+    end: tuple[int, int | str] = (2, 0)
+    return (*((0, -int(part)) if part.isdigit() else (1, _descending(part)) for part in parts), end)
 
 
 def _descending(text: str) -> str:

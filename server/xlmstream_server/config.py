@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 from xlmstream.version import __version__
 
@@ -126,6 +127,7 @@ class GatewayConfig:
         for _, key, owner in _settings(self):
             _check(key, getattr(owner, key.name))
         _check_address("listen", self.listen)
+        _check_broker(self.broker)
         if self.observe.metrics:
             _check_address("metrics", self.observe.metrics)
         _check_choice("log_level", self.observe.log_level, ("debug", "info", "warning", "error"))
@@ -267,6 +269,17 @@ def _check_address(name: str, address: str) -> None:
         split_address(address)
     except ConfigError as cause:
         raise ConfigError(f"{name}: {cause}") from None
+
+
+def _check_broker(url: str) -> None:
+    """The message does not quote the URL, which may hold a password."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ConfigError("broker: must be a redis://, rediss:// or unix:// URL")
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ConfigError("broker: its port is not a number, or none up to 65535") from None
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

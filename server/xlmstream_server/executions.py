@@ -75,12 +75,13 @@ class Executions:
         """
         envelope = self._envelope(order, piece, part)
         listener = self._relay.listen(envelope.execution_id, unbounded=not order.streams)
+        away = not self._broker.up  # then nothing is sent
         try:
             submitted = await self._broker.submit(envelope)
             if submitted.joined:
                 envelope = await self._join(listener)
         except BaseException as cause:
-            if not isinstance(cause, (QueueFull, RequestIdReused)):
+            if not (away or isinstance(cause, (QueueFull, RequestIdReused))):
                 self._relay.keep(envelope)  # it may have been accepted all the same: leaving withdraws from it
             self._relay.leave(listener)
             self._refused.inc()
@@ -174,7 +175,7 @@ class Executions:
             priority=options.priority,
             journaled=journaled,
             detach=order.detach,
-            cost_tokens=piece.cost_tokens,
+            cost_tokens=min(piece.cost_tokens, self._broker.most_cost_tokens),
             parts=order.parts,
         )
 

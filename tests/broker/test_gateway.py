@@ -329,6 +329,23 @@ async def test_frames_arrive_in_order_and_are_trimmed(
     assert client.xlen(f"{ROOT}out:{gateway.gateway_id}") < 301
 
 
+async def test_silence_trims_the_last_frames(client: redis.Redis, gateway: GatewayBroker, worker: WorkerBroker) -> None:
+    asked = envelope(gateway, length=3, journaled=True)
+    await gateway.submit(asked)
+    worker.take(1)
+    for event in script_of(asked):
+        worker.publish([Output(asked.execution_id, (event,))])
+    frames = gateway.frames()
+    for _ in range(4):
+        await anext(frames)
+    further = asyncio.ensure_future(anext(frames))
+    async with asyncio.timeout(60):
+        while client.xlen(f"{ROOT}out:{gateway.gateway_id}") > 1:  # noqa: ASYNC110 - the broker's, not ours
+            await asyncio.sleep(0.02)
+    further.cancel()
+    await asyncio.gather(further, return_exceptions=True)
+
+
 async def test_what_was_trimmed_unread_is_repaired_from_the_journal(broker_url: str, worker: WorkerBroker) -> None:
     async with await GatewayBroker.connect(broker_url, most_frames=8) as gateway:
         asked = envelope(gateway, length=20, journaled=True)

@@ -321,6 +321,23 @@ async def test_a_cancelled_job_keeps_what_it_has(
     check_clean(client, [worker.life])
 
 
+async def test_a_cancelled_job_of_very_many_chunks_can_be_read(broker_url: str, worker: WorkerBroker) -> None:
+    """More chunks that never ran than a script can return values."""
+    limits = JobLimits(chunk_items=1)
+    async with await GatewayBroker.connect(broker_url, job_limits=limits) as gateway:
+        jobs = gateway.jobs
+        await jobs.create(spec())
+        await upload(jobs, 8500)
+        finish(worker, worker.take_chunks(3))
+        await jobs.cancel(TENANT, "a")
+        for order in (JOB_RESULT_ORDER_INPUT, JOB_RESULT_ORDER_COMPLETION):
+            assert [result.index for result in await read(jobs, order)] == [0, 1, 2]
+        page = await jobs.results(
+            TENANT, "a", order=JOB_RESULT_ORDER_INPUT, cursor="i.3.0", max_results=9, max_bytes=1 << 18
+        )
+        assert (page.results, page.at_end) == ([], True)
+
+
 async def test_a_job_that_is_cancelled_while_it_is_uploaded_takes_no_more(
     gateway: GatewayBroker, worker: WorkerBroker
 ) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 import redis
+from broker.job_play import spec, upload
 from broker.play import (
     MODEL,
     ROOT,
@@ -23,7 +24,30 @@ from broker.play import (
     worker_on,
 )
 from xlmstream.v1.common_pb2 import PRIORITY_BULK, PRIORITY_INTERACTIVE, PRIORITY_STANDARD
-from xlmstream_server.broker import BrokerDown, Fenced, GatewayBroker, Output, State, Stop, WorkerBroker, failures
+from xlmstream_server.broker import (
+    BrokerDown,
+    BrokerError,
+    Fenced,
+    GatewayBroker,
+    Output,
+    State,
+    Stop,
+    WorkerBroker,
+    failures,
+)
+from xlmstream_server.broker.connection import Argument, Reply
+
+
+class BreakingLink(FlakyLink):
+    """A link that breaks before a later exchange."""
+
+    breaks_after = -1
+
+    def commands(self, commands: Sequence[Sequence[Argument]]) -> list[Reply | BrokerError]:
+        self.breaks_after -= 1
+        if self.breaks_after == -1:
+            raise BrokerDown("the connection broke")
+        return super().commands(commands)
 
 
 async def test_higher_lanes_first_and_each_in_order(gateway: GatewayBroker, worker: WorkerBroker) -> None:
@@ -75,6 +99,37 @@ async def test_the_work_of_a_dead_worker_continues_from_its_journal(
     assert worker.begin() != before
     assert worker.held == ()
     worker.publish([])
+
+
+@pytest.mark.parametrize("chunks", [False, True])
+async def test_what_a_take_broken_off_between_shards_gave_comes_with_the_next(
+    broker_url: str, client: redis.Redis, chunks: bool
+) -> None:
+    """The caller never saw what the first shards gave."""
+    client.delete("xs:{registry}:shards")
+    link = BreakingLink(broker_url)
+    async with await GatewayBroker.connect(broker_url, shards=3) as gateway:
+        worker = worker_on(link, shards=3)
+        asked = {f"{shard:02x}{gateway.new_id()[2:]}" for shard in range(3)}
+        if chunks:
+            for i in range(12):  # of which each shard has some
+                await gateway.jobs.create(spec(f"job-{i}"))
+                await upload(gateway.jobs, 1, job_id=f"job-{i}")
+        else:
+            for name in asked:
+                await gateway.submit(envelope(gateway, name))
+        take = worker.take_chunks if chunks else worker.take
+        link.breaks_after = 2
+        with pytest.raises(BrokerDown):
+            take(99)
+        assert worker.held == ()
+        given = take(99)
+        if chunks:
+            assert len(given) == 12
+        else:
+            assert {one.envelope.execution_id for one in given} == asked
+        assert len(worker.held) == len(given)
+        worker.close()
 
 
 async def test_a_late_lease_that_nobody_reaped_goes_on(

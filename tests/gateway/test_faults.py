@@ -162,6 +162,23 @@ async def test_a_broker_that_goes_and_comes_back(
                     assert again.ids == expected_ids("b", 10)
 
 
+async def test_calls_refused_while_the_broker_is_away_leave_nothing_to_be_done(
+    tmp_path: Path, quick_config: GatewayConfig, serve_gateway: ServeGateway
+) -> None:
+    """A long outage under many calls: nothing was sent for them, and nothing of them is kept."""
+    with EmbeddedBroker(tmp_path, port=0) as server, ScriptedWorker(server.url):
+        async with serve_gateway(replace(quick_config, broker=server.url)) as service:
+            health = HealthStub(service.channel).Watch(HealthCheckRequest())
+            assert (await health.read()).status == HealthCheckResponse.SERVING
+            await asyncio.to_thread(server.stop)
+            assert (await health.read()).status == HealthCheckResponse.NOT_SERVING
+            for _ in range(20):
+                status = await status_of(service.inference.Generate(generate_request("a")))
+                assert reason(status) == "QUEUE_DOWN"
+            async with asyncio.timeout(20):
+                await service.gateway.relay.flush()
+
+
 async def test_frames_that_were_trimmed_before_they_were_read_are_repaired(
     broker_url: str, serve_gateway: ServeGateway, worker: ScriptedWorker
 ) -> None:

@@ -25,7 +25,9 @@ from xlmstream.v1.inference_pb2 import (
     ScoreItem,
     TokenizeItem,
 )
+from xlmstream_server.broker import Stop
 from xlmstream_server.config import GatewayConfig
+from xlmstream_server.executions import Executions
 
 
 @pytest.fixture
@@ -237,6 +239,36 @@ async def test_cancelling_ends_what_would_outlive_its_listeners(service: Service
     await infer.until(lambda: 1 in infer.outputs)
     await asyncio.to_thread(worker.wait, lambda: not worker.rows)
     await infer.finish()
+
+
+async def test_what_is_cancelled_last_ends_although_the_stream_is_over(
+    service: Service, worker: ScriptedWorker
+) -> None:
+    """Well before the 30 s are over that work without a listener may go on for."""
+    infer = await Infer(service, request_id="map-3", disconnect_policy=DISCONNECT_POLICY_DETACH).open()
+    await infer.items(*(generate_item(i, f"hold:2 {i}") for i in range(8)))
+    await asyncio.to_thread(worker.wait, lambda: len(worker.rows) == 8)
+    await infer.cancel()
+    await infer.finish()
+    await asyncio.to_thread(worker.wait, lambda: not worker.rows)
+    assert set(worker.stopped.values()) == {Stop.CANCELLED}
+
+
+async def test_a_defect_in_the_background_ends_the_call(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An item that nobody works on would keep its caller waiting until the deadline."""
+
+    async def start(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(Executions, "start", start)
+    infer = await Infer(service, timeout=60.0).open()
+    await infer.items(embed_item(1, "a"))
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await infer.until(lambda: False)
+    assert failed.value.code() is grpc.StatusCode.INTERNAL
+    assert "a defect ended a call" in caplog.text
 
 
 async def test_items_end_at_the_deadline_of_the_call(service: Service, worker: ScriptedWorker) -> None:

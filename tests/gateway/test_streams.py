@@ -382,6 +382,21 @@ async def test_unary_calls_beyond_the_limit_are_refused_with_a_time_to_come_back
         await service.inference.Generate(generate_request("c"))
 
 
+async def test_a_request_that_costs_more_than_may_wait_comes_in_alone(
+    serve_gateway: ServeGateway, quick_config: GatewayConfig, worker: ScriptedWorker
+) -> None:
+    """Refused, it would come back for ever."""
+    worker.takes = False
+    config = replace(quick_config, queue=replace(quick_config.queue, queue_max_tokens=100))
+    async with serve_gateway(config) as service:
+        costly = service.inference.GenerateStream(stream_request("p", 150))
+        await costly.initial_metadata()
+        status = await status_of(service.inference.GenerateStream(stream_request("q", 1)))
+        assert (status.code, reason(status)) == (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        worker.takes = True
+        assert (await Read().all(costly)).ids == expected_ids("p", 150)
+
+
 async def test_a_full_queue_refuses_with_a_time_to_come_back_and_loses_nothing(
     serve_gateway: ServeGateway, quick_config: GatewayConfig, worker: ScriptedWorker
 ) -> None:

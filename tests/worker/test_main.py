@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -11,13 +12,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import redis
 import torch
 from worker.toy import make_model
 from xlmstream_worker import __main__ as command
-from xlmstream_worker import observe
+from xlmstream_worker import observe, options, process
 from xlmstream_worker.ready import FRESH_S, ReadyFile, is_fresh
 
 BROKER = ["--broker", "redis://127.0.0.1:1"]
@@ -80,6 +82,20 @@ def test_a_broker_that_would_lose_work(
             assert "noeviction" in failure(["--broker", broker_url, str(toy_directory)], capsys)
         finally:
             client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_a_broker_of_several_shards(toy_directory: Path, broker_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with redis.Redis.from_url(broker_url) as client:
+        client.set("xs:{registry}:shards", 3)
+        assert "3" in failure(["--broker", broker_url, str(toy_directory)], capsys)
+        assert "shards must be 1 to 256" in failure([*BROKER, "--shards", "0", str(toy_directory)], capsys)
+        parser = argparse.ArgumentParser()
+        options.add_options(parser)
+        config = options.load(parser.parse_args(["--broker", broker_url, "--shards", "3", str(toy_directory)]), {})
+        model = SimpleNamespace(full_name="toy@1")
+        broker = process._connect(config.broker, model, "w", threading.Event())
+        assert {client.zcard(f"xs:{{{shard}}}:ws") for shard in range(3)} == {1}
+        broker.close()
 
 
 def edit(directory: Path, name: str, **changes: object) -> None:

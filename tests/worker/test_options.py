@@ -68,7 +68,7 @@ def test_models_of_the_file(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[broker]\nlease = 3", "unknown key 'lease'; known: broker, allow_volatile, lease_s"),
+        ("[broker]\nlease = 3", "unknown key 'lease'; known: broker, allow_volatile, shards, lease_s"),
         ("[brokers]\n", "unknown table 'brokers'"),
         ("[device]\nslots = '8'", "slots must be int"),
         ("[device]\ndtype = 'float64'", "dtype must be one of float32, bfloat16, float16"),

@@ -44,6 +44,7 @@ class BrokerConfig:
 
     broker: str = _option("", "Redis or Valkey: redis://, rediss:// or unix:// (required)", secret=True, metavar="URL")
     allow_volatile: bool = _option(False, "accept a broker without append-only file: its crash loses what it held")
+    shards: int = _option(1, "shards of the broker, 1 to 256; the same for every process of an installation")
     lease_s: float = _option(5.0, "a worker silent for this long is given up and its work taken over, in seconds")
     stall_limit_s: float = _option(30.0, "a decode loop stuck for this long gives its work up, in seconds")
     drain_grace_s: float = _option(20.0, "after SIGTERM, let running work finish for this long, then hand it over")
@@ -51,6 +52,8 @@ class BrokerConfig:
     def __post_init__(self) -> None:
         if urlsplit(self.broker).scheme not in ("redis", "rediss", "unix"):
             raise ConfigError("broker must be a redis://, rediss:// or unix:// URL")
+        if not 1 <= self.shards <= 256:
+            raise ConfigError(f"shards must be 1 to 256, got {self.shards}")
         _positive("lease_s", self.lease_s)
         _positive("stall_limit_s", self.stall_limit_s)
         if not (math.isfinite(self.drain_grace_s) and self.drain_grace_s >= 0):

@@ -127,6 +127,7 @@ def _connect(
                 worker_id=worker_id,
                 models=[model.full_name],
                 lease_s=config.lease_s,
+                shards=config.shards,
                 allow_volatile=config.allow_volatile,
             )
         except BrokerMisconfigured as wrong:

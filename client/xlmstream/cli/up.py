@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import importlib.util
 import os
+import re
 import shlex
 import signal
 import sys
@@ -40,7 +41,7 @@ def up(arguments: argparse.Namespace) -> int:
         _require_extras(embedded=arguments.broker is None)
         models = arguments.models or [str(_demo_model())]
         with _broker(arguments.broker, arguments.data_dir) as url:
-            return asyncio.run(_Service(arguments.address, models, _commands(arguments, models, url)).run())
+            return asyncio.run(_Service(arguments.address, url, models, _commands(arguments, models)).run())
     except UpError as error:
         print(f"xlmstream up: {error}", file=sys.stderr)
         return 1
@@ -79,15 +80,22 @@ def _broker(url: str | None, data_dir: str | None) -> Iterator[str]:
             raise UpError(str(error)) from error
 
 
-def _commands(arguments: argparse.Namespace, models: Sequence[str], url: str) -> dict[str, list[str]]:
-    """The command lines of the parts, in the order in which they stop."""
-    gateway = ["xlmstream_server", "--broker", url, "--listen", arguments.address, "--dev"]
-    worker = ["xlmstream_worker", "--broker", url]
+def _commands(arguments: argparse.Namespace, models: Sequence[str]) -> dict[str, list[str]]:
+    """The command lines of the parts, in the order in which they stop. The broker's URL is not in them: everybody on
+    the machine can read them."""
+    gateway = ["xlmstream_server", "--listen", arguments.address, "--dev"]
+    worker = ["xlmstream_worker"]
     for name in ("device", "dtype", "slots"):
         value = getattr(arguments, name)
         worker += [f"--{name}", str(value)] if value is not None else []
     shared = ["--log-format", "text"]
     return {"gateway": [*gateway, *shared], "worker": [*worker, *shared, *models]}
+
+
+def _without_password(url: str) -> str:
+    """As it may be shown."""
+    url = re.sub(r"^(\w+://[^/?#:@]*:)[^/?#]*@", r"\1***@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", url)
 
 
 @dataclass
@@ -99,14 +107,16 @@ class _Part:
     output: asyncio.Task[None]
 
     @classmethod
-    async def start(cls, name: str, command: Sequence[str]) -> _Part:
-        print(f"{name:<8}| starting: python -m {shlex.join(command)}", flush=True)
+    async def start(cls, name: str, command: Sequence[str], broker: str) -> _Part:
+        shown = [command[0], "--broker", _without_password(broker), *command[1:]]
+        print(f"{name:<8}| starting: python -m {shlex.join(shown)}", flush=True)
+        variables = {f"{module.upper()}_BROKER": broker for module in ("xlmstream_server", "xlmstream_worker")}
         process = await asyncio.create_subprocess_exec(
             *leashed([sys.executable, "-m", *command]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **variables, "PYTHONUNBUFFERED": "1"},
             limit=_LONGEST_LINE_BYTES,
             process_group=0,  # Ctrl-C is for us: we stop the parts in their order
         )
@@ -131,8 +141,9 @@ async def _show(name: str, process: asyncio.subprocess.Process) -> None:
 class _Service:
     """The parts, from their start to their orderly end."""
 
-    def __init__(self, address: str, models: Sequence[str], commands: dict[str, list[str]]) -> None:
+    def __init__(self, address: str, broker: str, models: Sequence[str], commands: dict[str, list[str]]) -> None:
         self._address = address
+        self._broker = broker
         self._models = models
         self._commands = commands
         self._parts: list[_Part] = []
@@ -143,7 +154,7 @@ class _Service:
             asyncio.get_running_loop().add_signal_handler(number, self._interrupt)
         try:
             for name, command in self._commands.items():
-                self._parts.append(await _Part.start(name, command))
+                self._parts.append(await _Part.start(name, command, self._broker))
             return await self._watch()
         finally:
             await self._stop()

@@ -133,7 +133,9 @@ class GenerationParameters(google.protobuf.message.Message):
     no_repeat_ngram_size: builtins.int
     """No sequence of this many ids occurs twice in prompt and output; 0 is no limit. Default 0."""
     num_return_sequences: builtins.int
-    """Texts to generate, 1 to the worker's slots. Default 1. They differ only when sampling or with num_beams."""
+    """Texts to generate, 1 to the worker's slots, which are 4096 at most. Default 1. They differ only when sampling or with
+    num_beams.
+    """
     num_beams: builtins.int
     """Beam search with this many beams, num_return_sequences to the worker's slots; needs temperature 0, and sends all
     tokens at the end. Default: none.

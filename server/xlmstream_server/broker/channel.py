@@ -131,6 +131,9 @@ class Channel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
+            if not self._waiting:  # nobody asked: so a broker refuses a connection that it has no room for
+                self.close()
+                return
             future, _ = self._waiting.popleft()
             if future.done():  # its caller was cancelled
                 continue

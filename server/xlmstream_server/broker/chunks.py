@@ -166,7 +166,7 @@ def _read_chunk(shard: int, now_ms: int, given: Sequence[Reply]) -> tuple[ChunkR
         ]:
             pass
         case _:
-            raise AssertionError(f"unexpected reply {given!r}")
+            raise AssertionError(f"take_chunks.lua gave a part of {len(given)} values")
     items = job_wire.split(stored)
     wanted = sorted(map(int, offsets.split(b","))) if offsets else range(len(items))
     parsed = {first_index + offset: _item(items[offset]) for offset in wanted}

@@ -19,13 +19,14 @@ CONNECT_TIMEOUT_S = 2.0
 PROBE_S = 0.2
 
 _AWAY = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "MISCONF", "NOREPLICAS", "BUSY", "TRYAGAIN", "MOVED")
+_NO_ROOM = "ERR max number of clients reached"
 _REFUSED = ("NOAUTH", "WRONGPASS", "NOPERM")
 
 
 def error_of(message: str) -> BrokerError:
     """Our error for an error reply."""
     kind = message.split(" ", 1)[0]
-    if kind in _AWAY:
+    if kind in _AWAY or message == _NO_ROOM:
         return BrokerDown(message)
     if kind == "OOM":
         return QueueFull(1.0, "memory", 0)

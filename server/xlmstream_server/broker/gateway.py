@@ -18,8 +18,9 @@ from xlmstream_server.broker.gateway_link import GatewayLink
 from xlmstream_server.broker.ids import id_for, random_id, shard_of
 from xlmstream_server.broker.job_values import JobLimits
 from xlmstream_server.broker.jobs import JobStore
+from xlmstream_server.broker.queue_reading import merged, registered
 from xlmstream_server.broker.scripts import REGISTRY_ROOT, shard_root
-from xlmstream_server.broker.v1.messages_pb2 import Envelope, WorkerCard
+from xlmstream_server.broker.v1.messages_pb2 import Envelope
 from xlmstream_server.broker.values import (
     Arrival,
     Audited,
@@ -130,6 +131,11 @@ class GatewayBroker:
     def up(self) -> bool:
         """Whether there is a connection to the broker."""
         return self._link.up
+
+    @property
+    def most_cost_tokens(self) -> int:
+        """What one request may count for; see QueueLimits."""
+        return self._limits.most_cost_tokens
 
     def now_ms(self) -> int:
         """Broker time in milliseconds, from the local monotonic clock and the offset that the heartbeat measures."""
@@ -257,30 +263,11 @@ class GatewayBroker:
 
     async def models(self) -> list[Registered]:
         """Every worker heard of in the last minutes, with the models it serves."""
-        found: list[Registered] = []
-        for entry in await self._run("models", REGISTRY_ROOT):
-            match entry:
-                case [bytes(card), int(alive)]:
-                    found.append(Registered(WorkerCard.FromString(card), alive == 1))
-        return found
+        return registered(await self._run("models", REGISTRY_ROOT))
 
     async def load(self) -> list[ModelQueue]:
         """What waits, by model. Models for which nothing waits are missing."""
-        found: dict[str, ModelQueue] = {}
-        for shard in range(self._shards):
-            for entry in await self._run("load", shard_root(shard)):
-                match entry:
-                    case [bytes(name), int(requests), int(size_bytes), int(tokens), int(oldest_ms)]:
-                        model = name.decode()
-                        other = found.get(model, ModelQueue(model, 0, 0, 0, 0.0))
-                        found[model] = ModelQueue(
-                            model,
-                            other.requests + requests,
-                            other.size_bytes + size_bytes,
-                            other.tokens + tokens,
-                            max(other.oldest_wait_s, oldest_ms / 1000),
-                        )
-        return list(found.values())
+        return merged([await self._run("load", shard_root(shard)) for shard in range(self._shards)])
 
     # ------------------------------------------------------------------ frames
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from xlmstream_server.broker.channel import Channel
 from xlmstream_server.broker.connection import PROBE_S, Argument, Reply, check_info, check_shards
 from xlmstream_server.broker.errors import BrokerDown, BrokerError
-from xlmstream_server.broker.frames import read_frames
+from xlmstream_server.broker.frames import FrameReader
 from xlmstream_server.broker.scripts import REGISTRY_ROOT, shard_root
 from xlmstream_server.broker.v1.messages_pb2 import Frame
 from xlmstream_server.broker.values import Arrival
+
+logger = logging.getLogger(__name__)
 
 BEAT_S = 5.0
 
@@ -83,8 +86,7 @@ class GatewayLink:
 
     async def frames(self) -> AsyncIterator[Arrival]:
         """See GatewayBroker.frames. They come over a connection of their own, which waits for them."""
-        streams = [shard_root(shard) + b"out:" + self._gateway_id.encode() for shard in range(self._shards)]
-        places = dict.fromkeys(streams, (0, 0))
+        reader = FrameReader(shard_root(shard) + b"out:" + self._gateway_id.encode() for shard in range(self._shards))
         away = False
         while True:
             channel: Channel | None = None
@@ -95,9 +97,11 @@ class GatewayLink:
                     away = False
                     yield Arrival(Frame(), gap=True)
                 while not away:
-                    for arrival in await read_frames(channel, places):
+                    for arrival in await reader.read(channel):
                         yield arrival
-            except BrokerDown:
+            except BrokerError as error:
+                if not (away or isinstance(error, BrokerDown)):
+                    logger.warning("frames cannot be read: %s", error)
                 away = True
             finally:
                 if channel is not None:

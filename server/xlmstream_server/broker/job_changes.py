@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from xlmstream_server.broker.errors import BrokerDown
+from xlmstream_server.broker.errors import BrokerError
 
 LOOK_EVERY_S = 0.25
 
@@ -42,7 +42,7 @@ class JobChanges:
 
     async def _run(self) -> None:
         while self._waiting:
-            with contextlib.suppress(BrokerDown):
+            with contextlib.suppress(BrokerError):
                 found = await self._look(sorted({jid for jid, _ in self._waiting.values()}))
                 for future, (jid, version) in list(self._waiting.items()):
                     if jid in found and found[jid] != version and not future.done():

@@ -89,12 +89,19 @@ class Link:
         self._connection.disconnect()
 
 
+# redis-py takes the first word of these replies away and puts it into the class.
+_FIRST_WORDS = {
+    redis.exceptions.NoScriptError: "NOSCRIPT",
+    redis.exceptions.ReadOnlyError: "READONLY",
+    redis.exceptions.OutOfMemoryError: "OOM",
+    redis.exceptions.NoPermissionError: "NOPERM",
+    redis.exceptions.MasterDownError: "MASTERDOWN",
+    redis.exceptions.ClusterDownError: "CLUSTERDOWN",
+    redis.exceptions.TryAgainError: "TRYAGAIN",
+    redis.exceptions.MovedError: "MOVED",
+}
+
+
 def _text(error: redis.ResponseError) -> str:
-    """The reply as the broker sent it: redis-py takes the first word away and puts it into the class."""
-    names = {
-        redis.exceptions.NoScriptError: "NOSCRIPT",
-        redis.exceptions.ReadOnlyError: "READONLY",
-        redis.exceptions.OutOfMemoryError: "OOM",
-        redis.exceptions.NoPermissionError: "NOPERM",
-    }
-    return f"{names.get(type(error), '')} {error}".strip()
+    """The reply as the broker sent it."""
+    return f"{_FIRST_WORDS.get(type(error), '')} {error}".strip()

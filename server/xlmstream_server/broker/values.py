@@ -44,6 +44,12 @@ class QueueLimits:
     tenant_max_bytes: int = 64 << 20
     tenant_max_tokens: int = 4_000_000
 
+    @property
+    def most_cost_tokens(self) -> int:
+        """What one request may count for: were it more, it would be refused even where nothing else waits. At most what
+        Envelope.cost_tokens holds."""
+        return min(self.max_tokens, self.tenant_max_tokens, (1 << 32) - 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Submitted:

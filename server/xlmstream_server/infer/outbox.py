@@ -67,6 +67,7 @@ class Outbox:
         told = self._event().delta
         told.correlation_id, told.first_token = item.correlation_id, first_token
         told.delta.CopyFrom(delta)
+        self._size_bytes += delta.ByteSize()
 
     def finish(self) -> None:
         """Everything is answered."""

@@ -75,16 +75,23 @@ class Runs:
         self._run_of: dict[Item, Run] = {}
         self._news: deque[Listener] = deque()
         self._errands: set[asyncio.Task[None]] = set()
+        self._withdrawals: set[asyncio.Task[None]] = set()
+        self._defect: BaseException | None = None
         self.woken = asyncio.Event()
 
+    def start(self) -> None:
+        """Keep an eye on deadlines from now on. Pair with `close`."""
+        self._spawn(self._expire())
+
     async def close(self) -> None:
-        """Leave everything that is not over."""
+        """Leave everything that is not over; what was cancelled is withdrawn first."""
         errands = list(self._errands)
         for errand in errands:
             errand.cancel()
         await asyncio.gather(*errands, return_exceptions=True)
         for listener in self._runs:
             self._relay.leave(listener)
+        await asyncio.gather(*self._withdrawals)
 
     def submit(self, batch: Batch, order: Order, pieces: Sequence[Piece]) -> None:
         """Queue executions for the items that `pieces` names by their place in `batch`."""
@@ -107,7 +114,9 @@ class Runs:
             self._drop(run, run.listener)
 
     async def collect(self) -> None:
-        """Take what has come."""
+        """Take what has come. Raises the defect that ended an errand: nobody else would hear of it."""
+        if self._defect is not None:
+            raise self._defect
         while self._news:
             listener = self._news.popleft()
             run = self._runs.get(listener)
@@ -118,16 +127,6 @@ class Runs:
                 self._spawn(self._collect(listener, run))
             else:
                 await self._collect(listener, run)
-
-    async def expire(self) -> None:
-        """End what reaches its deadline, for ever. Runs stand in the order of their beginning, and so of deadlines."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(EXPIRY_TICK_S)
-            for listener, run in list(self._runs.items()):
-                if run.order.call.answer_at - EXPIRY_TICK_S > loop.time():
-                    break
-                self._end(run, await self._executions.expire(listener))
 
     async def _start(self, run: Run) -> None:
         try:
@@ -198,11 +197,23 @@ class Runs:
                     self._settle(item, item.branch, output.result)
         self.woken.set()
 
+    async def _expire(self) -> None:
+        """End what reaches its deadline, for ever. Runs stand in the order of their beginning, and so of deadlines."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(EXPIRY_TICK_S)
+            for listener, run in list(self._runs.items()):
+                if run.order.call.answer_at - EXPIRY_TICK_S > loop.time():
+                    break
+                self._end(run, await self._executions.expire(listener))
+
     def _drop(self, run: Run, listener: Listener) -> None:
         """Nobody wants what this execution gives: end it, also where it would outlive its listeners."""
         self._leave(run)
         if run.order.detach:
-            self._spawn(self._executions.withdraw(run.order.call.tenant, listener.execution_id))
+            withdrawal = asyncio.create_task(self._executions.withdraw(run.order.call.tenant, listener.execution_id))
+            self._withdrawals.add(withdrawal)
+            withdrawal.add_done_callback(self._withdrawals.discard)
 
     def _leave(self, run: Run) -> None:
         if run.listener is not None and self._runs.pop(run.listener, None) is not None:
@@ -216,4 +227,10 @@ class Runs:
     def _spawn(self, errand: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(errand)
         self._errands.add(task)
-        task.add_done_callback(self._errands.discard)
+        task.add_done_callback(self._errand_ended)
+
+    def _errand_ended(self, task: asyncio.Task[None]) -> None:
+        self._errands.discard(task)
+        if not task.cancelled() and (defect := task.exception()):
+            self._defect = defect
+            self.woken.set()

@@ -70,13 +70,12 @@ class Session:
         call = self._shared.calls.begin_work(self._context)
         reading = asyncio.create_task(self._read(requests))
         reading.add_done_callback(lambda _: self._runs.woken.set())
-        expiring = asyncio.create_task(self._runs.expire())
+        self._runs.start()
         try:
             await self._write(call, reading)
         finally:
-            for task in (reading, expiring):
-                task.cancel()
-            await asyncio.gather(reading, expiring, return_exceptions=True)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
             await self._runs.close()
 
     # ------------------------------------------------------------------ from the caller

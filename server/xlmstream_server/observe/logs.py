@@ -1,6 +1,7 @@
 """Logs: one JSON object a line (or plain text), each naming the call and the execution it belongs to.
 
-Texts, ids of tokens, resume tokens and URLs with passwords never go into a log; an execution id does.
+Texts, ids of tokens, resume tokens and URLs with passwords never go into a log; an execution id does. So an exception
+is told by its kind and the way it took, without its message, which may quote a request.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import traceback
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import IO
@@ -52,7 +54,7 @@ class JsonFormatter(logging.Formatter):
         }
         entry |= {name: record.__dict__[name] for name in EXTRA_FIELDS if name in record.__dict__}
         if record.exc_info:
-            entry["traceback"] = self.formatException(record.exc_info)
+            entry["traceback"] = _way(record.exc_info[1])
         return json.dumps(entry, ensure_ascii=True, default=str)
 
 
@@ -63,7 +65,16 @@ class TextFormatter(logging.Formatter):
         moment = time.strftime("%H:%M:%S", time.localtime(record.created))
         fields = "".join(f" {name}={record.__dict__[name]}" for name in EXTRA_FIELDS if name in record.__dict__)
         line = f"{moment} {record.levelname.lower():7} {record.getMessage()}{fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return f"{line}\n{_way(record.exc_info[1])}" if record.exc_info else line
+
+
+def _way(error: BaseException | None) -> str:
+    """The kind of an exception and the calls it went through; before it, those that it came from."""
+    told: list[str] = []
+    while error is not None:
+        told.append("".join(traceback.format_tb(error.__traceback__)) + type(error).__name__)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n".join(reversed(told))
 
 
 def configure_logging(level: str, log_format: str, stream: IO[str]) -> None:

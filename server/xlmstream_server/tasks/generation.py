@@ -28,6 +28,8 @@ MAX_STOP_IDS = 64
 MAX_LOGIT_BIASES = 1024
 MAX_TOP_LOGPROBS = 20
 MAX_STOP_CHARS = 256
+# No worker has more slots.
+MAX_SEQUENCES = 4096
 
 
 class GenerateTask(UnaryTask[GenerateRequest, GenerateOutput, GenerateResponse]):
@@ -138,7 +140,7 @@ def _check_penalties(found: Violations, given: GenerationParameters) -> None:
 
 
 def _check_candidates(found: Violations, given: GenerationParameters, model: ServedModel) -> None:
-    """Ids, and how many candidates and beams; the worker knows how many it has slots for."""
+    """Ids, and how many candidates and beams; the worker knows for how many of them it has slots."""
     size = model.card.vocabulary_size
     for name, ids, most in (
         ("stop_token_ids", given.stop_token_ids, MAX_STOP_IDS),
@@ -150,11 +152,11 @@ def _check_candidates(found: Violations, given: GenerationParameters, model: Ser
     for token, bias in given.logit_bias.items():
         found.within(f"parameters.logit_bias[{token}]", bias, -MAX_PENALTY, MAX_PENALTY)
     count = given.num_return_sequences if given.HasField("num_return_sequences") else 1
-    found.check(count >= 1, "parameters.num_return_sequences", "must be at least 1")
+    found.within("parameters.num_return_sequences", count, 1, MAX_SEQUENCES)
     if given.HasField("top_logprobs"):
         found.within("parameters.top_logprobs", given.top_logprobs, 0, MAX_TOP_LOGPROBS)
     if given.HasField("num_beams"):
-        found.check(given.num_beams >= count, "parameters.num_beams", f"must be at least {count}, the texts to return")
+        found.within("parameters.num_beams", given.num_beams, count, MAX_SEQUENCES)
         found.check(given.temperature == 0, "parameters.temperature", "must be 0 with num_beams")
         found.check(not given.HasField("top_logprobs"), "parameters.top_logprobs", "must be unset with num_beams")
     if given.HasField("length_penalty"):

@@ -128,7 +128,9 @@ def relevant_part(given: TextInput, chars: int, truncation: Truncation.ValueType
     if len(given.text) <= chars:
         return given, True
     if truncation == TRUNCATION_KEEP_END:
-        part = given.text[-chars:].partition(" ")[2]
+        kept = given.text[-chars:]
+        part = kept.partition(" ")[2]
     else:
-        part = given.text[:chars].rpartition(" ")[0]
-    return TextInput(text=part or given.text[:chars], allow_special_tokens=given.allow_special_tokens), False
+        kept = given.text[:chars]
+        part = kept.rpartition(" ")[0]
+    return TextInput(text=part or kept, allow_special_tokens=given.allow_special_tokens), False

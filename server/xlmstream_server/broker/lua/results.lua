@@ -1,7 +1,9 @@
 -- Results of a job, chunk by chunk or part by part. jid, order ('chunks' or 'parts'), place to begin at, most bytes
 -- -> NOTFOUND | OK version, ended (1, else 0), places there will be, {JobResults, later or other parts' JobResults...}...
 -- In the order of the chunks: what there is of each chunk, up to one that has not ended. In that of the parts: each part
--- with what later attempts have of its chunk. At least one where there is one, then no more than `most bytes`.
+-- with what later attempts have of its chunk. At least one where there is one, then no more than `most bytes`, and no
+-- more than PLACES of them: parts that never ran have no bytes.
+local PLACES = 1000
 local jid, order, at, most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local job = load_job(jid, 'version', 'chunks', 'next')
 if not job then return {'NOTFOUND'} end
@@ -40,13 +42,13 @@ end
 local places
 if order == 'chunks' then
   places = chunks
-  while at < chunks and size < most and closed(at) do
+  while at < chunks and #found < PLACES and size < most and closed(at) do
     give(parts_of(at))
     at = at + 1
   end
 else
   places = call('LLEN', job_key(jid, ':done'))
-  while at < places and size < most do
+  while at < places and #found < PLACES and size < most do
     local part = call('LINDEX', job_key(jid, ':done'), at)
     local attempt, chunk = string.match(part, '^(%d+)%.(%d+)')
     local parts = {part}

@@ -70,7 +70,7 @@ class Envelope(google.protobuf.message.Message):
     detach: builtins.bool
     """Without a listener: keep working for the grace period (true, DETACH) or stop (false, CANCEL)."""
     cost_tokens: builtins.int
-    """Estimated tokens of prompt and output together: what admission counts."""
+    """Estimated tokens of prompt and output together, no more than may wait: what admission counts."""
     parts: builtins.int
     """How many executions the call consists of (a Generate call has one an input): whoever cancels its request_id cancels
     that many parts. 0 counts as 1.
