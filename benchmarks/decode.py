@@ -2,13 +2,13 @@
 machine.
 
     python -m benchmarks.decode [--sizes S M] [--batches 1 8 32] [--new 64 256] [--repeats N]
-                                [--transformers5 PYTHON] [--full] [--json FILE]
+                                [--transformers5 PYTHON] [--long skip|sample|full] [--json FILE]
 
 One thread, float32, random weights. `generate` of every version resends the whole sequence and reads the scores at a
 mask token it appends; our MASK_APPEND mode gives the same ids, from a cache where the model is causal. NEXT_TOKEN is
 how causal checkpoints were trained. The sides take turns, the ids of every run are compared before its time counts,
 and CPU seconds are what is compared: other work on the machine counts less. `--transformers5` names the interpreter of
-an environment with transformers 5.
+an environment with transformers 5; `--long` says what to do where transformers takes minutes to hours.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.sequences import DecodingMode, EngineConfig, SamplingParameters
 from xlmstream_worker.xlm import XLMWithLMHeadModel
 
-from benchmarks.decode_compare import against_transformers
+from benchmarks.decode_compare import EVERY, against_transformers
 from benchmarks.decode_models import SIZES, TRAINED_ENTROPY, build, multiply_scores, spread_as_trained
 from benchmarks.decode_run import Clock, clocked, decode, prompts_of
 from benchmarks.report import Spread, Table, finish, parser
 
 BATCHES = (1, 8, 32)
-# Without --full, what transformers takes longer for is left out.
+# What transformers takes longer for is subject to --long.
 SHORT_S = 40.0
 PLAIN = SamplingParameters(temperature=1.0)
 # What rows may ask for, and what else their requests say.
@@ -81,7 +81,12 @@ def main() -> int:
         default=os.environ.get("TRANSFORMERS5_PYTHON"),
         help="interpreter of an environment with transformers 5 (default: $TRANSFORMERS5_PYTHON)",
     )
-    options.add_argument("--full", action="store_true", help="also what transformers takes minutes to hours for")
+    options.add_argument(
+        "--long",
+        choices=("skip", "sample", "full"),
+        default="skip",
+        help=f"where transformers takes more than {SHORT_S:.0f} s: leave it out, run every {EVERY}th step, or all",
+    )
     options.add_argument("--skip-transformers", action="store_true", help="measure only our own engine")
     options.add_argument("--skip-ours", action="store_true", help="measure only against transformers")
     arguments = options.parse_args()
@@ -89,8 +94,7 @@ def main() -> int:
     tables = []
     if not arguments.skip_transformers:
         pythons = [sys.executable, *([arguments.transformers5] if arguments.transformers5 else [])]
-        most_s = float("inf") if arguments.full else SHORT_S
-        shape = (arguments.sizes, arguments.batches, arguments.new, arguments.repeats, most_s)
+        shape = (arguments.sizes, arguments.batches, arguments.new, arguments.repeats, SHORT_S, arguments.long)
         tables += [against_transformers(kind, pythons, *shape) for kind in ("causal", "masked")]
     if not arguments.skip_ours:
         tables += [by_batch(arguments), masked_by_length(arguments), sampling_share(arguments)]
