@@ -116,8 +116,8 @@ def against_transformers(
     )
     table.notes.append(
         f"~: of transformers every {EVERY}th step was run, each counted {EVERY} times, and the ids of these are "
-        f"compared. The column 'every {EVERY}th / all steps' says what this way of measuring gives where all steps were "
-        "run, as a share of the CPU time of all."
+        f"compared. 'Every {EVERY}th / all steps' says what this way of measuring gives where all steps were run, as a "
+        "share of the CPU time of all."
     )
     if left_out:
         table.notes.append(f"Left out, as transformers takes minutes to hours (`--long`): {'; '.join(left_out)}.")

@@ -23,7 +23,8 @@ from .picking import block_sums, pick, pick_among
 from .scratch import Scratch
 from .selection import BLOCK, ROUNDING, best_k, drop_below, share_floor
 from .sequences import SamplingParameters
-from .share import Preferred, Typical, draw_preferred, typicality
+from .settling import draw_looking
+from .share import Preferred, Typical, draw_ahead, typicality
 from .transfer import upload
 
 _MOST_FEW = 1024
@@ -126,6 +127,13 @@ def draw(scores: Tensor, maxima: Tensor, drawing: Drawing, index: Tensor) -> Ten
         return pick(weights, block_sums(weights), uniforms(drawing.streams, index))
     preferred = _likeliest(keys, _highest(maxima, best, drawing, keys), drawing)
     return draw_preferred(preferred, drawing.streams, index, (drawing.smallest_top_p, drawing.smallest_typical_p))
+
+
+def draw_preferred(given: Preferred, streams: Tensor, index: Tensor, smallest_shares: tuple[float, float]) -> Tensor:
+    """Draw token number `index` (B,) of each row. `smallest_shares` are those of any row's top-p and typical-p."""
+    if given.weights.device.type == "cpu":
+        return draw_looking(given, streams, index)
+    return draw_ahead(given, streams, index, smallest_shares)
 
 
 def weights_left(keys: Tensor, drawing: Drawing) -> Tensor:

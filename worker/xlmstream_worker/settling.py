@@ -1,0 +1,141 @@
+"""Drawing from a share of the probability row by row, looking at each result: for a CPU.
+
+It draws what `share.draw_ahead` draws, from the same numbers, but touches only what it must: the weights of one row,
+which stay in the processor's cache, and of few rows. Most tokens are known to be in the share from the sums and the
+highest weights of blocks, or from one pass over their row.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .draws import uniforms
+from .picking import block_sums, pick
+from .share import LOWEST_KEY, Preferred, surely_typical
+
+Interval = tuple[float, float]
+"""Weights between these two, neither of them included."""
+# Tries to find an edge, each of which at least halves what is left of its range when interpolation does not.
+_TRIES = 64
+# Less than any weight but 0.
+_TINY = 2.0**-126
+# Weights nearer to each other than this, as a factor, count as equal at an edge.
+_SAME = 1.0 + 2.0**-20
+
+
+def draw_looking(given: Preferred, streams: Tensor, index: Tensor) -> Tensor:
+    """Draw token number `index` (B,) of each row."""
+    chosen = pick(given.weights, given.sums, uniforms(streams, index))
+    open_ = (~given.certain(chosen)).nonzero()[:, 0].tolist()
+    if open_:
+        _Settling(given, chosen, streams, index).settle(open_)
+    return chosen
+
+
+@dataclass(slots=True)
+class _Settling:
+    given: Preferred
+    chosen: Tensor
+    """int64 (B,): replaced until all are as asked."""
+    streams: Tensor
+    index: Tensor
+
+    def settle(self, open_: list[int]) -> None:
+        given = self.given
+        drawn = dict(zip(open_, given.weights[open_, self.chosen[open_]].tolist(), strict=True))
+        wanted, shares, left = given.wanted.tolist(), [1.0] * len(self.chosen), given.wanted.tolist()
+        if given.typical is not None:
+            shares, left = given.typical.share.tolist(), given.typical.left.tolist()
+        above: dict[int, float] = {}
+
+        def outside(row: int) -> Interval | None:
+            above[row] = self._weigh(row, (drawn[row], math.inf))
+            return (drawn[row], math.inf) if above[row] >= wanted[row] else None
+
+        self._redraw_while(open_, outside, drawn, 1)
+        if given.typical is None:
+            return
+        doubtful = [
+            row for row in open_ if not surely_typical(shares[row], left[row], drawn[row], above[row], above[row])
+        ]
+        middles = {row: self._middle(row, drawn[row], above[row], wanted[row]) for row in doubtful}
+
+        def atypical(row: int) -> Interval | None:
+            expected, total, edge = middles[row]
+            mirror = 2.0 ** (2 * expected - math.log2(max(drawn[row], _TINY)))
+            interval = max(min(drawn[row], mirror), edge), max(drawn[row], mirror)
+            return interval if self._weigh(row, interval) >= shares[row] * total else None
+
+        self._redraw_while(doubtful, atypical, drawn, -1)
+
+    def _redraw_while(
+        self, rows: list[int], refused: Callable[[int], Interval | None], drawn: dict[int, float], sign: int
+    ) -> None:
+        """Draw again in the rows whose token is refused, from what is preferred to it. `drawn`: weights of the tokens;
+        `sign` of the numbers of the attempts."""
+        for attempt in itertools.count(1):
+            again = {row: interval for row in rows if (interval := refused(row)) is not None}
+            if not again:
+                return
+            drawn.update(self._redraw(again, sign * attempt))
+            rows = list(again)
+
+    def _redraw(self, intervals: Mapping[int, Interval], attempt: int) -> dict[int, float]:
+        weights = self.given.spare[: len(intervals)]
+        for (row, interval), place in zip(intervals.items(), weights, strict=True):
+            _between(self.given.weights[row], interval, place)
+        rows = torch.tensor(list(intervals))
+        ids = pick(weights, block_sums(weights), uniforms(self.streams[rows], self.index[rows], attempt))
+        self.chosen[rows] = ids
+        return dict(zip(intervals, weights.gather(1, ids[:, None])[:, 0].tolist(), strict=True))
+
+    def _weigh(self, row: int, interval: Interval) -> float:
+        return float(_between(self.given.weights[row], interval, self.given.spare[0]).sum())
+
+    def _middle(self, row: int, inside: float, above: float, wanted: float) -> tuple[float, float, float]:
+        """The log2 of the weight that a row expects, what the tokens weigh that top-p leaves, and the weight that they
+        exceed. `above`: what is likelier than some token that is left, of weight `inside`."""
+        weights, total = self.given.weights[row], float(self.given.sums[row].sum())
+        edge = 0.0
+        if wanted < total:
+            edge = self._edge(row, total, inside, above, wanted)
+            weights = _between(weights, (edge, math.inf), self.given.spare[0])
+            total = float(weights.sum())
+        keys = torch.clamp(self.given.keys[row], min=LOWEST_KEY)  # minus infinity times a weight of 0 is no number
+        return float(torch.dot(weights, keys)) / total, total, edge
+
+    def _edge(self, row: int, total: float, high: float, above_high: float, wanted: float) -> float:
+        """A weight such that the tokens that exceed it are the fewest that weigh `wanted`; less than that exceed
+        `high`. Interpolates in its logarithm."""
+        # Tokens up to here together weigh no more than what is to be left out.
+        low = 0.999 * (total - wanted) / self.given.weights.shape[1]
+        above_low = self._weigh(row, (low, math.inf))
+        same = 0
+        for attempt in range(_TRIES):
+            # Exact where not even the lightest of the tokens can be missed.
+            if above_low - low < wanted or high <= low * _SAME:
+                break
+            share = (above_low - wanted - 0.5 * low) / (above_low - above_high)
+            if abs(same) > 1 or attempt > 16:  # one end stays where it is: halve
+                share = 0.5
+            middle = low * (high / low) ** share
+            above = self._weigh(row, (middle, math.inf))
+            if above >= wanted:
+                same = min(same, 0) - 1
+                low, above_low = middle, above
+            else:
+                same = max(same, 0) + 1
+                high, above_high = middle, above
+        return low
+
+
+def _between(weights: Tensor, interval: Interval, out: Tensor) -> Tensor:
+    """Weights (V,) with 0 for those outside, in one pass; a comparison and a selection take ten times as long."""
+    left: Tensor = torch.ops.aten.hardtanh_backward.grad_input(weights, weights, *interval, grad_input=out)
+    return left
