@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -21,8 +22,9 @@ from .share import LOWEST_KEY, Preferred, surely_typical
 
 Interval = tuple[float, float]
 """Weights between these two, neither of them included."""
-# Tries to find an edge, each of which at least halves what is left of its range when interpolation does not.
-_TRIES = 64
+# Tries to find an edge, and how many of them interpolate; the others halve.
+_TRIES, _INTERPOLATED = 64, 24
+_NORMAL = NormalDist()
 # Less than any weight but 0.
 _TINY = 2.0**-126
 # Weights nearer to each other than this, as a factor, count as equal at an edge.
@@ -110,29 +112,44 @@ class _Settling:
         keys = torch.clamp(self.given.keys[row], min=LOWEST_KEY)  # minus infinity times a weight of 0 is no number
         return float(torch.dot(weights, keys)) / total, total, edge
 
-    def _edge(self, row: int, total: float, high: float, above_high: float, wanted: float) -> float:
-        """A weight such that the tokens that exceed it are the fewest that weigh `wanted`; less than that exceed
-        `high`. Interpolates in its logarithm."""
+    def _edge(self, row: int, total: float, inside: float, above: float, wanted: float) -> float:
+        """A weight such that the tokens that exceed it are the fewest that weigh `wanted`."""
         # Tokens up to here together weigh no more than what is to be left out.
         low = 0.999 * (total - wanted) / self.given.weights.shape[1]
-        above_low = self._weigh(row, (low, math.inf))
-        same = 0
-        for attempt in range(_TRIES):
-            # Exact where not even the lightest of the tokens can be missed.
-            if above_low - low < wanted or high <= low * _SAME:
-                break
-            share = (above_low - wanted - 0.5 * low) / (above_low - above_high)
-            if abs(same) > 1 or attempt > 16:  # one end stays where it is: halve
-                share = 0.5
-            middle = low * (high / low) ** share
-            above = self._weigh(row, (middle, math.inf))
-            if above >= wanted:
-                same = min(same, 0) - 1
-                low, above_low = middle, above
-            else:
-                same = max(same, 0) + 1
-                high, above_high = middle, above
-        return low
+        return edge_of_share(lambda weight: self._weigh(row, (weight, math.inf)), total, wanted, low, inside, above)
+
+
+def edge_of_share(
+    above: Callable[[float], float], total: float, wanted: float, low: float, high: float, above_high: float
+) -> float:
+    """A weight such that the tokens that exceed it are the fewest that weigh `wanted`, of all that weigh `total`.
+
+    `above` tells what the tokens weigh that exceed a weight: at least `wanted` for `low`, above 0, and less for `high`,
+    namely `above_high`. Interpolates as if logarithms of weights were normally distributed, as they nearly are, by the
+    Illinois method (Dowell & Jarratt 1971).
+    """
+
+    def deviation(weight: float) -> float:
+        return _NORMAL.inv_cdf(min(max(weight / total, 1e-6), 1 - 1e-6))
+
+    above_low, target = above(low), deviation(wanted + 0.5 * low)
+    excess, lack = deviation(above_low) - target, target - deviation(above_high)
+    kept_low = kept_high = False
+    for attempt in range(_TRIES):
+        # Exact where not even the lightest of the tokens can be missed.
+        if above_low - low < wanted or high <= low * _SAME:
+            break
+        share = excess / (excess + lack) if attempt < _INTERPOLATED else 0.5
+        middle = low * (high / low) ** min(max(share, 0.01), 0.99)
+        above_middle = above(middle)
+        difference = deviation(above_middle) - target
+        if above_middle >= wanted:
+            low, above_low, excess = middle, above_middle, difference
+            lack, kept_low, kept_high = lack / 2 if kept_high else lack, False, True
+        else:
+            high, lack = middle, -difference
+            excess, kept_low, kept_high = excess / 2 if kept_low else excess, True, False
+    return low
 
 
 def _between(weights: Tensor, interval: Interval, out: Tensor) -> Tensor:
