@@ -16,7 +16,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from .draws import uniforms
+from .draws import uniform, uniforms
 from .picking import block_sums, pick
 from .share import LOWEST_KEY, Preferred, surely_typical
 
@@ -36,7 +36,7 @@ def draw_looking(given: Preferred, streams: Tensor, index: Tensor) -> Tensor:
     chosen = pick(given.weights, given.sums, uniforms(streams, index))
     open_ = (~given.certain(chosen)).nonzero()[:, 0].tolist()
     if open_:
-        _Settling(given, chosen, streams, index).settle(open_)
+        _Settling(given, chosen, streams, index, given.spare[0]).settle(open_)
     return chosen
 
 
@@ -47,6 +47,8 @@ class _Settling:
     """int64 (B,): replaced until all are as asked."""
     streams: Tensor
     index: Tensor
+    spare: Tensor
+    """Memory for (V,)."""
 
     def settle(self, open_: list[int]) -> None:
         given = self.given
@@ -93,30 +95,29 @@ class _Settling:
         for (row, interval), place in zip(intervals.items(), weights, strict=True):
             _between(self.given.weights[row], interval, place)
         rows = torch.tensor(list(intervals))
-        ids = pick(weights, block_sums(weights), uniforms(self.streams[rows], self.index[rows], attempt))
+        numbers = zip(self.streams[rows].tolist(), self.index[rows].tolist(), strict=True)
+        ids = pick(weights, block_sums(weights), torch.tensor([uniform(*number, attempt) for number in numbers]))
         self.chosen[rows] = ids
         return dict(zip(intervals, weights.gather(1, ids[:, None])[:, 0].tolist(), strict=True))
 
     def _weigh(self, row: int, interval: Interval) -> float:
-        return float(_between(self.given.weights[row], interval, self.given.spare[0]).sum())
+        return float(_between(self.given.weights[row], interval, self.spare).sum())
 
     def _middle(self, row: int, inside: float, above: float, wanted: float) -> tuple[float, float, float]:
         """The log2 of the weight that a row expects, what the tokens weigh that top-p leaves, and the weight that they
         exceed. `above`: what is likelier than some token that is left, of weight `inside`."""
-        weights, total = self.given.weights[row], float(self.given.sums[row].sum())
-        edge = 0.0
+        weights, total, edge = self.given.weights[row], float(self.given.sums[row].sum()), 0.0
         if wanted < total:
-            edge = self._edge(row, total, inside, above, wanted)
-            weights = _between(weights, (edge, math.inf), self.given.spare[0])
+            # Tokens up to here together weigh no more than what is to be left out.
+            low = 0.999 * (total - wanted) / weights.shape[0]
+            edge = edge_of_share(
+                lambda weight: float(_between(weights, (weight, math.inf), self.spare).sum()),
+                total, wanted, low, inside, above,
+            )  # fmt: skip
+            weights = _between(weights, (edge, math.inf), self.spare)
             total = float(weights.sum())
-        keys = torch.clamp(self.given.keys[row], min=LOWEST_KEY)  # minus infinity times a weight of 0 is no number
+        keys = self.given.keys[row].clamp_(min=LOWEST_KEY)  # minus infinity times a weight of 0 is no number
         return float(torch.dot(weights, keys)) / total, total, edge
-
-    def _edge(self, row: int, total: float, inside: float, above: float, wanted: float) -> float:
-        """A weight such that the tokens that exceed it are the fewest that weigh `wanted`."""
-        # Tokens up to here together weigh no more than what is to be left out.
-        low = 0.999 * (total - wanted) / self.given.weights.shape[1]
-        return edge_of_share(lambda weight: self._weigh(row, (weight, math.inf)), total, wanted, low, inside, above)
 
 
 def edge_of_share(

@@ -41,11 +41,15 @@ class Typical:
 
 
 @overload
-def surely_typical(share: Tensor, left: Tensor, own: Tensor, least_above: float, most_above: Tensor) -> Tensor: ...
+def surely_typical(share: Tensor, left: Tensor, own: Tensor, least_above: Tensor, most_above: Tensor) -> Tensor: ...
 @overload
 def surely_typical(share: float, left: float, own: float, least_above: float, most_above: float) -> bool: ...
 def surely_typical(
-    share: Tensor | float, left: Tensor | float, own: Tensor | float, least_above: float, most_above: Tensor | float
+    share: Tensor | float,
+    left: Tensor | float,
+    own: Tensor | float,
+    least_above: Tensor | float,
+    most_above: Tensor | float,
 ) -> Tensor | bool:
     """Whether a token that weighs `own` is typical whatever its row expects, where those likelier than it weigh at
     least and at most so much. `share` and `left` as in `Typical`.
@@ -81,12 +85,14 @@ class Preferred:
         """bool (B,): for which rows it takes no look at all weights to tell that chosen (B,) is as asked."""
         if self.highest is None:
             return torch.zeros_like(chosen, dtype=torch.bool)
-        # What is preferred weighs at most as much as the blocks that hold something preferred.
+        # What is preferred weighs at most as much as the blocks that hold something preferred, and at least as much as
+        # the best of each.
         holding = self.highest > _at(self.keys, chosen)[:, None]
         most = (self.sums * holding).sum(-1)
         if self.typical is None:
             return most < self.wanted
-        return surely_typical(self.typical.share, self.typical.left, _at(self.weights, chosen), 0.0, most)
+        least = self.highest.exp2().mul_(holding).sum(-1)
+        return surely_typical(self.typical.share, self.typical.left, _at(self.weights, chosen), least, most)
 
     def narrow(self, chosen: Tensor) -> Preferred:
         """Leave the weights of the tokens that are preferred to chosen (B,), in place."""
