@@ -107,7 +107,7 @@ def by_batch(arguments: argparse.Namespace) -> Table:
     table = Table(
         "Our engine by batch size, NEXT_TOKEN, greedy",
         ("size", "batch", "tokens / CPU s", "x batch 1", "tokens / s", "ragged prompts", "step, CPU ms",
-         "of bandwidth ceiling", "slots' share", "choosing's share"),
+         "of bandwidth ceiling", "slots' share", "joining's share", "choosing's share"),
     )  # fmt: skip
     for size in arguments.sizes:
         model = build(size)
@@ -123,7 +123,7 @@ def by_batch(arguments: argparse.Namespace) -> Table:
                     equal.append(batch * new / cpu_s)
                     walls.append(batch * new / wall_s)
                     steps_s.append(cpu_s / steps)
-                    shares.append((clock.spent["slots"] / cpu_s, clock.spent["choose"] / cpu_s))
+                    shares.append([clock.spent[part] / cpu_s for part in ("slots", "joining", "choose")])
                     cpu_s, _, _ = run(engine, clock, batch, SIZES[size].vocabulary, new, ragged=True)
                     ragged.append(batch * new / cpu_s)
             rate = statistics.median(equal)
@@ -135,7 +135,8 @@ def by_batch(arguments: argparse.Namespace) -> Table:
                 ceiling, *(f"{statistics.median(part):.1%}" for part in zip(*shares, strict=True)),
             ))  # fmt: skip
     table.notes.append(
-        "The prompts' computation is not counted. The ceiling is the time to read all weights once, measured by "
+        "The prompts' computation is not counted. Slots: storing keys, values and tokens at each step; joining: copying "
+        "a prompt's to the slot where its row decodes, once a row. The ceiling is the time to read all weights once, measured by "
         "summing as many bytes in the same run."
     )
     return table

@@ -14,7 +14,6 @@ from torch import Tensor
 from .cross import SourceCache
 from .transfer import upload
 
-
 _WIDEST = torch.complex128
 
 
