@@ -136,7 +136,7 @@ def by_batch(arguments: argparse.Namespace) -> Table:
             ))  # fmt: skip
     table.notes.append(
         "The prompts' computation is not counted. Slots: storing keys, values and tokens at each step; joining: "
-        "copying a prompt's to the slot where its row decodes, once a row. The ceiling is the time to read all weights once, "
+        "copying a prompt's to where its row decodes, once a row. The ceiling is the time to read all weights once, "
         "measured by summing as many bytes in the same run."
     )
     return table

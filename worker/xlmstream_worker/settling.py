@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -35,25 +35,27 @@ def draw_looking(given: Preferred, streams: Tensor, index: Tensor) -> Tensor:
     """Draw token number `index` (B,) of each row."""
     chosen = pick(given.weights, given.sums, uniforms(streams, index))
     open_ = (~given.certain(chosen)).nonzero()[:, 0].tolist()
-    if open_:
-        _Settling(given, chosen, streams, index, given.spare[0]).settle(open_)
-    return chosen
+    if not open_:
+        return chosen
+    settling = _Settling(given, chosen.tolist(), streams.tolist(), index.tolist(), given.spare[0])
+    settling.settle(open_, given.weights.gather(1, chosen[:, None])[:, 0].tolist())
+    return torch.tensor(settling.chosen)
 
 
 @dataclass(slots=True)
 class _Settling:
     given: Preferred
-    chosen: Tensor
-    """int64 (B,): replaced until all are as asked."""
-    streams: Tensor
-    index: Tensor
+    chosen: list[int]
+    """Replaced until all are as asked."""
+    streams: list[int]
+    index: list[int]
     spare: Tensor
     """Memory for (V,)."""
 
-    def settle(self, open_: list[int]) -> None:
+    def settle(self, open_: list[int], drawn: list[float]) -> None:
+        """See to the rows `open_`. `drawn`: the weights of all rows' tokens."""
         given = self.given
-        drawn = dict(zip(open_, given.weights[open_, self.chosen[open_]].tolist(), strict=True))
-        wanted, shares, left = given.wanted.tolist(), [1.0] * len(self.chosen), given.wanted.tolist()
+        wanted, shares, left = given.wanted.tolist(), [1.0] * len(drawn), given.wanted.tolist()
         if given.typical is not None:
             shares, left = given.typical.share.tolist(), given.typical.left.tolist()
         above: dict[int, float] = {}
@@ -79,26 +81,26 @@ class _Settling:
         self._redraw_while(doubtful, atypical, drawn, -1)
 
     def _redraw_while(
-        self, rows: list[int], refused: Callable[[int], Interval | None], drawn: dict[int, float], sign: int
+        self, rows: list[int], refused: Callable[[int], Interval | None], drawn: list[float], sign: int
     ) -> None:
-        """Draw again in the rows whose token is refused, from what is preferred to it. `drawn`: weights of the tokens;
-        `sign` of the numbers of the attempts."""
+        """Draw again in the rows whose token is refused, from what is preferred to it; `sign` of the numbers of the
+        attempts."""
         for attempt in itertools.count(1):
             again = {row: interval for row in rows if (interval := refused(row)) is not None}
             if not again:
                 return
-            drawn.update(self._redraw(again, sign * attempt))
+            for row, (token, weight) in zip(again, self._redraw(again, sign * attempt), strict=True):
+                self.chosen[row], drawn[row] = token, weight
             rows = list(again)
 
-    def _redraw(self, intervals: Mapping[int, Interval], attempt: int) -> dict[int, float]:
+    def _redraw(self, intervals: Mapping[int, Interval], attempt: int) -> Iterable[tuple[int, float]]:
+        """Tokens and their weights."""
         weights = self.given.spare[: len(intervals)]
         for (row, interval), place in zip(intervals.items(), weights, strict=True):
             _between(self.given.weights[row], interval, place)
-        rows = torch.tensor(list(intervals))
-        numbers = zip(self.streams[rows].tolist(), self.index[rows].tolist(), strict=True)
-        ids = pick(weights, block_sums(weights), torch.tensor([uniform(*number, attempt) for number in numbers]))
-        self.chosen[rows] = ids
-        return dict(zip(intervals, weights.gather(1, ids[:, None])[:, 0].tolist(), strict=True))
+        numbers = torch.tensor([uniform(self.streams[row], self.index[row], attempt) for row in intervals])
+        ids = pick(weights, block_sums(weights), numbers)
+        return zip(ids.tolist(), weights.gather(1, ids[:, None])[:, 0].tolist(), strict=True)
 
     def _weigh(self, row: int, interval: Interval) -> float:
         return float(_between(self.given.weights[row], interval, self.spare).sum())
