@@ -2,13 +2,13 @@
 machine.
 
     python -m benchmarks.decode [--sizes S M] [--batches 1 8 32] [--new 64 256] [--repeats N]
-                                [--transformers5 PYTHON] [--full] [--json FILE]
+                                [--transformers5 PYTHON] [--long skip|sample|full] [--json FILE]
 
 One thread, float32, random weights. `generate` of every version resends the whole sequence and reads the scores at a
 mask token it appends; our MASK_APPEND mode gives the same ids, from a cache where the model is causal. NEXT_TOKEN is
 how causal checkpoints were trained. The sides take turns, the ids of every run are compared before its time counts,
 and CPU seconds are what is compared: other work on the machine counts less. `--transformers5` names the interpreter of
-an environment with transformers 5.
+an environment with transformers 5; `--long` says what to do where transformers takes minutes to hours.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.sequences import DecodingMode, EngineConfig, SamplingParameters
 from xlmstream_worker.xlm import XLMWithLMHeadModel
 
-from benchmarks.decode_compare import against_transformers
+from benchmarks.decode_compare import EVERY, against_transformers
 from benchmarks.decode_models import SIZES, TRAINED_ENTROPY, build, multiply_scores, spread_as_trained
 from benchmarks.decode_run import Clock, clocked, decode, prompts_of
 from benchmarks.report import Spread, Table, finish, parser
 
 BATCHES = (1, 8, 32)
-# Without --full, what transformers takes longer for is left out.
+# What transformers takes longer for is subject to --long.
 SHORT_S = 40.0
 PLAIN = SamplingParameters(temperature=1.0)
 # What rows may ask for, and what else their requests say.
@@ -81,7 +81,12 @@ def main() -> int:
         default=os.environ.get("TRANSFORMERS5_PYTHON"),
         help="interpreter of an environment with transformers 5 (default: $TRANSFORMERS5_PYTHON)",
     )
-    options.add_argument("--full", action="store_true", help="also what transformers takes minutes to hours for")
+    options.add_argument(
+        "--long",
+        choices=("skip", "sample", "full"),
+        default="skip",
+        help=f"where transformers takes more than {SHORT_S:.0f} s: leave it out, run every {EVERY}th step, or all",
+    )
     options.add_argument("--skip-transformers", action="store_true", help="measure only our own engine")
     options.add_argument("--skip-ours", action="store_true", help="measure only against transformers")
     arguments = options.parse_args()
@@ -89,8 +94,7 @@ def main() -> int:
     tables = []
     if not arguments.skip_transformers:
         pythons = [sys.executable, *([arguments.transformers5] if arguments.transformers5 else [])]
-        most_s = float("inf") if arguments.full else SHORT_S
-        shape = (arguments.sizes, arguments.batches, arguments.new, arguments.repeats, most_s)
+        shape = (arguments.sizes, arguments.batches, arguments.new, arguments.repeats, SHORT_S, arguments.long)
         tables += [against_transformers(kind, pythons, *shape) for kind in ("causal", "masked")]
     if not arguments.skip_ours:
         tables += [by_batch(arguments), masked_by_length(arguments), sampling_share(arguments)]
@@ -103,7 +107,7 @@ def by_batch(arguments: argparse.Namespace) -> Table:
     table = Table(
         "Our engine by batch size, NEXT_TOKEN, greedy",
         ("size", "batch", "tokens / CPU s", "x batch 1", "tokens / s", "ragged prompts", "step, CPU ms",
-         "of bandwidth ceiling", "slots' share", "choosing's share"),
+         "of bandwidth ceiling", "slots' share", "joining's share", "choosing's share"),
     )  # fmt: skip
     for size in arguments.sizes:
         model = build(size)
@@ -119,7 +123,7 @@ def by_batch(arguments: argparse.Namespace) -> Table:
                     equal.append(batch * new / cpu_s)
                     walls.append(batch * new / wall_s)
                     steps_s.append(cpu_s / steps)
-                    shares.append((clock.spent["slots"] / cpu_s, clock.spent["choose"] / cpu_s))
+                    shares.append([clock.spent[part] / cpu_s for part in ("slots", "joining", "choose")])
                     cpu_s, _, _ = run(engine, clock, batch, SIZES[size].vocabulary, new, ragged=True)
                     ragged.append(batch * new / cpu_s)
             rate = statistics.median(equal)
@@ -131,8 +135,9 @@ def by_batch(arguments: argparse.Namespace) -> Table:
                 ceiling, *(f"{statistics.median(part):.1%}" for part in zip(*shares, strict=True)),
             ))  # fmt: skip
     table.notes.append(
-        "The prompts' computation is not counted. The ceiling is the time to read all weights once, measured by "
-        "summing as many bytes in the same run."
+        "The prompts' computation is not counted. Slots: storing keys, values and tokens at each step; joining: "
+        "copying a prompt's to where its row decodes, once a row. The ceiling is the time to read all weights once, "
+        "measured by summing as many bytes in the same run."
     )
     return table
 

@@ -1,4 +1,10 @@
-"""Our engine beside `generate` of transformers: the same prompts, taking turns, ids compared before a time counts."""
+"""Our engine beside `generate` of transformers: the same prompts, taking turns, ids compared before a time counts.
+
+`generate` of an XLM resends everything at each step, so that what a step takes depends on nothing but its length. Where
+all steps together would take too long, every `EVERY`th is run, one call of `generate` for one token after the tokens
+that our engine chose, and stands for those around it. Wherever all were run these are run too, to see how far the
+two agree.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +25,8 @@ from benchmarks.report import Spread, Table
 
 # Below this difference of the two best scores float32 rounding may decide.
 MARGIN = 1e-4
+# Of so many steps of transformers the middle one is run, where it is not all of them.
+EVERY = 16
 # Multiplications that transformers does in a second on one core, roughly: to leave out what takes too long.
 _RATE = 3e10
 
@@ -67,9 +75,11 @@ def against_transformers(
     batches: Sequence[int],
     news: Sequence[int],
     repeats: int,
-    most_s: float,
+    short_s: float,
+    long: str,
 ) -> Table:
-    """`most_s`: leave out what transformers would take longer for, in seconds."""
+    """`long`: whether to "skip", "sample" or run in "full" what transformers would take longer than `short_s` seconds
+    for."""
     modes = (DecodingMode.MASK_APPEND, DecodingMode.NEXT_TOKEN)[: 2 if kind == "causal" else 1]
     table = Table("", ())
     versions = ["-"] * len(pythons)
@@ -80,11 +90,12 @@ def against_transformers(
         for batch in batches:
             for new in news:
                 expected_s = batch * new * (PROMPT_TOKENS + new / 2) * SIZES[size].weights / _RATE
-                if expected_s > most_s:
+                if expected_s > short_s and long == "skip":
                     left_out.append(f"{size}, batch {batch}, {new} tokens")
                     continue
-                count = repeats if expected_s < 60 else 1
-                table.rows.append((size, str(batch), str(new), *_compare(model, peers, modes, batch, new, count)))
+                full, count = expected_s <= short_s or long == "full", repeats if expected_s < 60 else 1
+                cells = _compare(model, peers, modes, batch, new, count, full=full)
+                table.rows.append((size, str(batch), str(new), *cells))
                 print("  ".join(table.rows[-1]), file=sys.stderr, flush=True)
         versions = [peer.version or "-" for peer in peers]
         for peer in peers:
@@ -96,15 +107,20 @@ def against_transformers(
     names = [f"transformers {version}" for version in versions]
     table.columns = (
         "size", "batch", "new", *names, *(f"ours, {mode.name}" for mode in modes),
-        *(f"{mode.name}: speed-up" for mode in modes), "ids",
+        *(f"{mode.name}: speed-up" for mode in modes), f"every {EVERY}th / all steps", "ids",
     )  # fmt: skip
     table.notes.append(
         "Ids of every run are compared with MASK_APPEND's before its time counts; where they part, the scores must be "
         f"within {MARGIN:g} of each other. Speed-ups are ratios of CPU time, against each version in turn."
         + (" NEXT_TOKEN feeds no mask and so gives other ids than `generate`." if len(modes) == 2 else "")
     )
+    table.notes.append(
+        f"~: of transformers every {EVERY}th step was run, each counted {EVERY} times, and the ids of these are "
+        f"compared. 'Every {EVERY}th / all steps' says what this way of measuring gives where all steps were run, as a "
+        "share of the CPU time of all."
+    )
     if left_out:
-        table.notes.append(f"Left out, as transformers takes minutes to hours (`--full`): {'; '.join(left_out)}.")
+        table.notes.append(f"Left out, as transformers takes minutes to hours (`--long`): {'; '.join(left_out)}.")
     return table
 
 
@@ -115,6 +131,8 @@ def _compare(
     batch: int,
     new: int,
     repeats: int,
+    *,
+    full: bool,
 ) -> Sequence[str]:
     prompts = prompts_of(batch, model.config.vocab_size)
     engine = DecoderEngine(model, EngineConfig(max_slots=batch, prefix_cache_bytes=0))
@@ -122,21 +140,35 @@ def _compare(
         decode(engine, prompts, 4, mode)
     for peer in peers:
         peer.generate(prompts, 2)
-    theirs = [Times() for _ in peers]
+    whole, sampled = [Times() for _ in peers], [Times() for _ in peers]
     ours = [Times() for _ in modes]
     agreement = "equal"
     for _ in range(repeats):
-        answers = [peer.generate(prompts, new) for peer in peers]
-        for times, (_, took) in zip(theirs, answers, strict=True):
-            times.runs.append(took)
+        chosen: list[list[int]] = []
         for mode, times in zip(modes, ours, strict=True):
             ids, took, _ = decode(engine, prompts, new, mode)
             times.runs.append(took)
-            if mode is DecodingMode.MASK_APPEND:
-                for their_ids, _ in answers:
-                    agreement = _agree(model, prompts, ids, their_ids, agreement)
+            chosen = ids if mode is DecodingMode.MASK_APPEND else chosen
+        for peer, all_steps, some_steps in zip(peers, whole, sampled, strict=True):
+            if full:
+                ids, took = peer.generate(prompts, new)
+                all_steps.runs.append(took)
+                agreement = _agree(model, prompts, chosen, ids, agreement)
+            steps = []
+            for place in range((EVERY - 1) // 2, new, EVERY):
+                before = [(*prompt, *ids[:place]) for prompt, ids in zip(prompts, chosen, strict=True)]
+                next_ids, took = peer.generate(before, 1)
+                steps.append(took)
+                agreement = _agree(model, before, [ids[place : place + 1] for ids in chosen], next_ids, agreement)
+            cpu_s, wall_s = (
+                sum(times) / len(steps) for times in zip(*((t.cpu_s, t.wall_s) for t in steps), strict=True)
+            )
+            some_steps.runs.append(Took(new * cpu_s, new * wall_s))
+    theirs = whole if full else sampled
     ratios = (" / ".join(f"{one.cpu.median / mine.cpu.median:.1f}x" for one in theirs) for mine in ours)
-    return (*map(str, theirs), *map(str, ours), *ratios, agreement)
+    method = [f"{some.cpu.median / one.cpu.median:.2f}" for some, one in zip(sampled, whole, strict=True) if full]
+    cells = (f"{'' if full else '~'}{times}" for times in theirs)
+    return (*cells, *map(str, ours), *ratios, " / ".join(method) or "~", agreement)
 
 
 def _agree(
@@ -156,6 +188,6 @@ def _agree(
             scores = model(ids, langs=torch.zeros_like(ids), return_dict=True).logits[0, -1]
         margin = abs(float(scores[a[place]] - scores[b[place]]))
         if margin > MARGIN:
-            raise SystemExit(f"ids differ at token {place} by a margin of {margin:.2g}")
-        so_far = f"equal up to token {place}, margin {margin:.1e}"
+            raise SystemExit(f"ids differ at length {len(prompt) + place} by a margin of {margin:.2g}")
+        so_far = f"equal up to length {len(prompt) + place}, margin {margin:.1e}"
     return so_far

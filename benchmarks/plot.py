@@ -21,7 +21,7 @@ def main() -> int:
     groups = []
     for row in table["rows"]:
         size, batch, new = row[0], int(row[1]), int(row[2])
-        rates = [batch * new / float(row[place].split()[0].rstrip(",")) for place in sides]
+        rates = [batch * new / float(row[place].split()[0].strip("~,")) for place in sides]
         groups.append((f"{size}, batch {batch}, {new} tokens", rates))
     target.write_text(chart([table["columns"][place] for place in sides], groups), encoding="utf-8")
     return 0

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from xlmstream_worker import drawing as drawing_module
+from xlmstream_worker import draws
 from xlmstream_worker.drawing import draw, drawings_of, is_few, weights_left
 from xlmstream_worker.draws import signed_seed, streams_of, uniforms
 from xlmstream_worker.lanes import Row
@@ -22,6 +23,7 @@ from xlmstream_worker.picking import block_sums, pick
 from xlmstream_worker.scratch import Scratch
 from xlmstream_worker.selection import BLOCK, SMALL_BLOCK, best_k, best_token, block_maxima, mass_floor, share_floor
 from xlmstream_worker.sequences import SamplingParameters, SequenceRequest
+from xlmstream_worker.settling import edge_of_share
 from xlmstream_worker.share import attempts_for, draw_ahead
 
 
@@ -37,6 +39,15 @@ def nucleus_by_sorting(scores: Tensor, top_p: float) -> float:
     return float(sums[int((sums < top_p - 1e-9).sum())])
 
 
+def edge_by_interpolation(weights: Tensor, top_p: float) -> float:
+    def above(weight: float) -> float:
+        return float(weights[weights > weight].sum())
+
+    total = float(weights.sum())
+    low = (1 - top_p) * total / (2 * len(weights))
+    return edge_of_share(above, total, top_p * total, low, 1.0, 0.0)
+
+
 @given(
     scale=st.sampled_from([0.01, 0.3, 1.0, 4.0, 20.0]),
     top_p=st.floats(0.01, 1.0),
@@ -49,10 +60,11 @@ def test_nuclei_are_the_smallest_that_suffice(scale: float, top_p: float, vocabu
     wanted = torch.full((3,), top_p)
     scores = scores * math.log2(math.e)
     weights = scores.exp2()
-    for floor in (
-        share_floor(scores, weights, wanted),
-        mass_floor(scores, weights, wanted * weights.sum(-1)),
-    ):
+    floors = [share_floor(scores, weights, wanted), mass_floor(scores, weights, wanted * weights.sum(-1))]
+    if top_p < 1:
+        edges = torch.tensor([edge_by_interpolation(row, top_p) for row in weights])
+        floors.append(edges.nextafter(torch.tensor(torch.inf)).log2())
+    for floor in floors:
         for row in range(3):
             probabilities = (scores[row].double() * math.log(2)).softmax(-1)
             mass = float(probabilities[scores[row] >= floor[row]].sum())
@@ -143,6 +155,12 @@ def test_draws_match_splitmix_in_plain_integers() -> None:
         expected = ((mix((stream + (index + 1) * golden) % 2**64) >> 40) + 0.5) / 2**24
         got = uniforms(streams_of(torch.tensor([signed_seed(seed)]), torch.tensor([candidate])), torch.tensor([index]))
         assert float(got) == pytest.approx(expected, rel=1e-7)
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 511), st.integers(-5, 5))
+def test_a_number_is_the_same_alone(stream: int, index: int, attempt: int) -> None:
+    together = uniforms(torch.tensor([stream]), torch.tensor([index]), attempt)
+    assert together.equal(torch.tensor([draws.uniform(stream, index, attempt)]))
 
 
 def rows_of(*wishes: SamplingParameters, prompt: tuple[int, ...] = (5,)) -> list[Row]:

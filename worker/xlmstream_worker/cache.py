@@ -6,6 +6,7 @@ All of it is allocated once. A slot is one row of each tensor; nothing here know
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,12 +14,29 @@ from torch import Tensor
 from .cross import SourceCache
 from .transfer import upload
 
+_WIDEST = torch.complex128
+
 
 class PrefixStore:
     """Keys and values of blocks of tokens that prompts may begin with: one tensor (N, tokens, 2, H, D) per layer."""
 
     def __init__(self, cache: SlotCache, blocks: int, tokens: int) -> None:
         self.blocks = [layer.new_empty(blocks, tokens, *layer.shape[2:]) for layer in cache.layers]
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Views of a range of B slots: making them takes as long as what is done with them at a step."""
+
+    slots: slice
+    flat_tokens: Tensor
+    """(S * T,): the tokens of all slots."""
+    ends: Tensor
+    """(B,)"""
+    counts: Tensor
+    """(2, B)"""
+    layers: list[Tensor]
+    """(B, T, 2*H*D) each."""
 
 
 class SlotCache:
@@ -44,14 +62,22 @@ class SlotCache:
         self.slots, self.positions = slots, positions
         self.lane_slots = slots - staging
         self.tokens = torch.zeros(slots, positions, dtype=torch.int64, device=device)
-        self.lengths = torch.ones(slots, dtype=torch.int64, device=device)
+        # Lengths, and the places of the next tokens among those of all slots: both grow by 1 with a token.
+        self._counts = torch.ones(2, slots, dtype=torch.int64, device=device)
+        self._counts[1] = torch.arange(slots) * positions + 1
+        self._one = torch.ones((), dtype=torch.int64, device=device)
+        self.lengths = self._counts[0]
         self.masks = torch.zeros(slots, dtype=torch.int64, device=device)
         self.languages = torch.zeros(slots, dtype=torch.int64, device=device)
         # (S, T, 2, H, D) each: keys and values of a position lie together, so that one copy per layer stores them
         # straight from the projection.
         self.layers = [torch.zeros(slots, positions, 2, count, head_dim, dtype=dtype, device=device) for count in heads]
         self._flat = [layer.view(slots * positions, -1) for layer in self.layers]
-        self._level = [layer.view(slots, positions, -1) for layer in self.layers]
+        # Places are written in elements as wide as there are: the fewer, the quicker.
+        aligned = all(count * head_dim * dtype.itemsize % _WIDEST.itemsize == 0 for count in heads)
+        self._element = _WIDEST if aligned else dtype
+        self._places = [layer.view(self._element) for layer in self._flat]
+        self._window = self._window_of(slice(0, slots))
 
     @property
     def bytes(self) -> int:
@@ -60,11 +86,11 @@ class SlotCache:
 
     def write(self, layer: int, index: Tensor, kv: Tensor) -> None:
         """Store kv (N, 2*H*D), keys then values, at the places index (N,) = slot * T + position."""
-        self._flat[layer].index_copy_(0, index, kv)
+        self._places[layer].index_copy_(0, index, kv.view(self._element))
 
     def write_level(self, layer: int, slots: slice, position: int, kv: Tensor) -> None:
         """The same at one position of each of a range of slots: quicker, and needs no places."""
-        self._level[layer][slots, position] = kv
+        self._view(slots).layers[layer].select(1, position).copy_(kv)
 
     def read(self, layer: int, slots: slice, context: int) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, context, D) of a range of slots, as views."""
@@ -76,7 +102,8 @@ class SlotCache:
         so does what it translates, if anything."""
         n = ids.shape[0]
         self.tokens[slot, :n] = ids
-        self.lengths[slot] = n
+        self._counts[0, slot] = n
+        self._counts[1, slot] = slot * self.positions + n
         self.languages[slot] = language
         self.masks[slot] = mask
         self._copy_kv(source, slot, n - 1)
@@ -84,16 +111,17 @@ class SlotCache:
     def move(self, source: int, slot: int, n: int) -> None:
         """Copy a row of n tokens to another slot."""
         self.tokens[slot, :n] = self.tokens[source, :n]
-        self.lengths[slot] = self.lengths[source]
+        self._counts[0, slot] = self._counts[0, source]
+        self._counts[1, slot] = self._counts[1, source] + (slot - source) * self.positions
         self.languages[slot] = self.languages[source]
         self.masks[slot] = self.masks[source]
         self._copy_kv(source, slot, n)
 
     def append(self, slots: slice, ids: Tensor) -> None:
         """Add one token (B,) to each slot of a range; none of them is full."""
-        lengths = self.lengths[slots]
-        self.tokens[slots].scatter_(1, lengths[:, None], ids[:, None])
-        lengths.add_(1)
+        window = self._view(slots)
+        window.flat_tokens.scatter_(0, window.ends, ids)
+        window.counts.add_(self._one)
 
     def reorder(self, slots: Tensor, sources: Tensor, start: int, stop: int) -> None:
         """Give row slots[i] the tokens, keys and values start..stop of row slots[sources[i]]; int64 (N,) both."""
@@ -117,6 +145,15 @@ class SlotCache:
     def block_bytes(self, tokens: int) -> int:
         """Memory of the keys and values of this many tokens."""
         return self.bytes // (self.slots * self.positions) * tokens
+
+    def _view(self, slots: slice) -> _Window:
+        if slots != self._window.slots:
+            self._window = self._window_of(slots)
+        return self._window
+
+    def _window_of(self, slots: slice) -> _Window:
+        layers = [layer.view(self.slots, self.positions, -1)[slots] for layer in self._flat]
+        return _Window(slots, self.tokens.view(-1), self._counts[1, slots], self._counts[:, slots], layers)
 
     def _copy_kv(self, source: int, slot: int, n: int) -> None:
         for layer in self.layers:

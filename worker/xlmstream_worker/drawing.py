@@ -23,7 +23,8 @@ from .picking import block_sums, pick, pick_among
 from .scratch import Scratch
 from .selection import BLOCK, ROUNDING, best_k, drop_below, share_floor
 from .sequences import SamplingParameters
-from .share import Preferred, Typical, draw_preferred, typicality
+from .settling import draw_looking
+from .share import Preferred, Typical, draw_ahead, typicality
 from .transfer import upload
 
 _MOST_FEW = 1024
@@ -46,6 +47,8 @@ class Drawing:
     """int64 (B,): which rows of the batch; None when all."""
     sharpness: Tensor
     """float32 (B, 1): log2(e) / temperature: what makes of a score a power of two."""
+    common: float | None
+    """The sharpness where it is the same in all rows and none is sharp enough for rounding to matter."""
     warm: bool
     """No temperature is low."""
     top_k: Tensor | None
@@ -80,6 +83,10 @@ def _drawing(few: bool, indices: list[int], rows: Sequence[Row], device: torch.d
     wishes = [rows[index].request.sampling for index in indices]
 
     widest_k = max(wish.top_k for wish in wishes)
+    sharpness = [min(math.log2(math.e) / wish.temperature, _SHARPEST) for wish in wishes]
+    warm = min(wish.temperature for wish in wishes) >= _WARM
+    # The key of the best token is then not exactly 0, which min-p counts on.
+    sums_up = warm and len(set(sharpness)) == 1 and all(wish.min_p == 0 for wish in wishes)
 
     def unless(neutral: float, values: list[float]) -> Tensor | None:
         return None if all(value == neutral for value in values) else upload(values, device)
@@ -87,8 +94,9 @@ def _drawing(few: bool, indices: list[int], rows: Sequence[Row], device: torch.d
     return Drawing(
         few=few,
         rows=None if len(indices) == len(rows) else upload(indices, device),
-        sharpness=upload([[min(math.log2(math.e) / wish.temperature, _SHARPEST)] for wish in wishes], device),
-        warm=min(wish.temperature for wish in wishes) >= _WARM,
+        sharpness=upload([[value] for value in sharpness], device),
+        common=sharpness[0] if sums_up else None,
+        warm=warm,
         # Where all want as many, the choice of the best is all there is to it.
         top_k=unless(widest_k if few else 0, [wish.top_k for wish in wishes]),
         widest_k=widest_k,
@@ -113,7 +121,7 @@ def draw(scores: Tensor, maxima: Tensor, drawing: Drawing, index: Tensor) -> Ten
         values, ids = best_k(scores, min(drawing.widest_k, scores.shape[1]), maxima)
         keys = values.sub_(best).mul_(drawing.sharpness)
         return pick_among(ids, weights_left(keys, drawing), uniforms(drawing.streams, index))
-    keys = scores.sub_(best).mul_(drawing.sharpness)
+    keys = _keys(scores, best, drawing)
     if not drawing.warm:
         torch.threshold_(keys, -_RANGE, -torch.inf)
     if drawing.top_k is not None:
@@ -126,6 +134,13 @@ def draw(scores: Tensor, maxima: Tensor, drawing: Drawing, index: Tensor) -> Ten
         return pick(weights, block_sums(weights), uniforms(drawing.streams, index))
     preferred = _likeliest(keys, _highest(maxima, best, drawing, keys), drawing)
     return draw_preferred(preferred, drawing.streams, index, (drawing.smallest_top_p, drawing.smallest_typical_p))
+
+
+def draw_preferred(given: Preferred, streams: Tensor, index: Tensor, smallest_shares: tuple[float, float]) -> Tensor:
+    """Draw token number `index` (B,) of each row. `smallest_shares` are those of any row's top-p and typical-p."""
+    if given.weights.device.type == "cpu":
+        return draw_looking(given, streams, index)
+    return draw_ahead(given, streams, index, smallest_shares)
 
 
 def weights_left(keys: Tensor, drawing: Drawing) -> Tensor:
@@ -150,12 +165,19 @@ def weights_left(keys: Tensor, drawing: Drawing) -> Tensor:
     return weights
 
 
+def _keys(scores: Tensor, best: Tensor, drawing: Drawing) -> Tensor:
+    """The log2 of how much likelier a token is than the best one, in place of scores (B, N)."""
+    if drawing.common is None:
+        return scores.sub_(best).mul_(drawing.sharpness)
+    return torch.add(best * -drawing.common, scores, alpha=drawing.common, out=scores)  # one pass, not two
+
+
 def _highest(maxima: Tensor, best: Tensor, drawing: Drawing, keys: Tensor) -> Tensor | None:
     """(B, blocks): the highest keys of whole blocks, if there are such."""
     B, V = keys.shape
     if V % BLOCK:
         return None
-    return maxima.view(B, V // BLOCK, -1).amax(-1).sub_(best).mul_(drawing.sharpness)
+    return _keys(maxima.view(B, V // BLOCK, -1).amax(-1), best, drawing)
 
 
 def _likeliest(keys: Tensor, highest: Tensor | None, drawing: Drawing) -> Preferred:

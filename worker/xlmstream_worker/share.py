@@ -13,9 +13,9 @@ likelier. So after top-p most tokens are typical whatever a row expects, and onl
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, replace
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from .selection import drop_below, mass_floor
 # How rarely a device that computes ahead of the host may run out of attempts, per token.
 _RARE = 1e-7
 # Keys from here on down stand for a weight of 0.
-_LOWEST = -1000.0
+LOWEST_KEY = -1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +39,27 @@ class Typical:
     left: Tensor
     """(B,): what the tokens that top-p leaves weigh, at most less the last of them."""
 
-    def select(self, rows: Tensor) -> Typical:
-        return Typical(self.share[rows], self.left[rows])
 
-    def certain(self, own: Tensor, least_above: Tensor | float, most_above: Tensor) -> Tensor:
-        """bool (B,): whether a token that weighs own (B,) is left and typical whatever the row expects, where those
-        likelier than it weigh at least and at most so much (B,).
+@overload
+def surely_typical(share: Tensor, left: Tensor, own: Tensor, least_above: Tensor, most_above: Tensor) -> Tensor: ...
+@overload
+def surely_typical(share: float, left: float, own: float, least_above: float, most_above: float) -> bool: ...
+def surely_typical(
+    share: Tensor | float,
+    left: Tensor | float,
+    own: Tensor | float,
+    least_above: Tensor | float,
+    most_above: Tensor | float,
+) -> Tensor | bool:
+    """Whether a token that weighs `own` is typical whatever its row expects, where those likelier than it weigh at
+    least and at most so much. `share` and `left` as in `Typical`.
 
-        Either the likelier ones or the less likely ones that are left hold all that is more typical: where both weigh
-        less than the share, so does that. Of the last token that is left, which weighs at most `own`, `left` may lack.
-        """
-        likelier_is_little = most_above < self.share * self.left
-        less_likely_is_little = least_above + self.share * own > (1 - self.share) * self.left
-        return likelier_is_little & less_likely_is_little
+    Either the likelier ones or the less likely ones that are left hold all that is more typical: where both weigh
+    less than the share, so does that. Of the last token that is left, which weighs at most `own`, `left` may lack.
+    """
+    likelier_is_little = most_above < share * left
+    less_likely_is_little = least_above + share * own > (1 - share) * left
+    return likelier_is_little & less_likely_is_little
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,27 +81,18 @@ class Preferred:
     typical: Typical | None = None
     """What else is asked, where the keys are the log2 of the weights."""
 
-    def select(self, rows: Tensor) -> Preferred:
-        return Preferred(
-            self.weights.index_select(0, rows),
-            self.sums[rows],
-            self.keys.index_select(0, rows),
-            self.wanted[rows],
-            self.spare[: rows.shape[0]],
-            None if self.highest is None else self.highest[rows],
-            None if self.typical is None else self.typical.select(rows),
-        )
-
     def certain(self, chosen: Tensor) -> Tensor:
         """bool (B,): for which rows it takes no look at all weights to tell that chosen (B,) is as asked."""
         if self.highest is None:
             return torch.zeros_like(chosen, dtype=torch.bool)
-        # What is preferred weighs at most as much as the blocks that hold something preferred.
+        # What is preferred weighs at most as much as the blocks that hold something preferred, and at least as much as
+        # the best of each.
         holding = self.highest > _at(self.keys, chosen)[:, None]
         most = (self.sums * holding).sum(-1)
         if self.typical is None:
             return most < self.wanted
-        return self.typical.certain(_at(self.weights, chosen), 0.0, most)
+        least = self.highest.exp2().mul_(holding).sum(-1)
+        return surely_typical(self.typical.share, self.typical.left, _at(self.weights, chosen), least, most)
 
     def narrow(self, chosen: Tensor) -> Preferred:
         """Leave the weights of the tokens that are preferred to chosen (B,), in place."""
@@ -103,52 +102,9 @@ class Preferred:
         return replace(self, weights=weights, sums=block_sums(weights))
 
 
-def draw_preferred(given: Preferred, streams: Tensor, index: Tensor, smallest_shares: tuple[float, float]) -> Tensor:
-    """Draw token number `index` (B,) of each row; the weights of `given` are overwritten. `smallest_shares` are those
-    of any row's top-p and typical-p."""
-    if given.weights.device.type != "cpu":
-        return draw_ahead(given, streams, index, smallest_shares)
-    chosen = pick(given.weights, given.sums, uniforms(streams, index))
-    if given.typical is not None and smallest_shares[0] == 1:
-        settle(most_typical(given, False), chosen, streams, index, -1)
-        return chosen
-    rows = settle(given, chosen, streams, index)
-    if rows.shape[0]:
-        typical, ids = most_typical(given.select(rows), smallest_shares[0] < 1), chosen[rows]
-        settle(typical, ids, streams[rows], index[rows], -1)
-        chosen[rows] = ids
-    return chosen
-
-
-def settle(given: Preferred, chosen: Tensor, streams: Tensor, index: Tensor, sign: int = 1) -> Tensor:
-    """Replace those of chosen (B,) that are outside the share by others, until all are inside. Returns the rows int64
-    (N,) of which it takes more to tell whether they are typical. `sign` of the numbers of the attempts."""
-    ids, rows = chosen, torch.arange(chosen.shape[0])
-    doubtful = [rows[:0]]
-    for attempt in itertools.count(1):
-        open_ = ~given.certain(ids)
-        count = int(open_.sum())
-        if not count:
-            break
-        if 2 * count < rows.shape[0]:  # to copy more rows than that takes longer than to take the others along
-            rows, given, ids = _only(open_, rows, given, ids)
-            open_ = torch.ones_like(rows, dtype=torch.bool)
-        own = _at(given.weights, ids)
-        given = given.narrow(ids)
-        above = given.sums.sum(-1)
-        outside = open_ & (above >= given.wanted)
-        if given.typical is not None:
-            doubtful.append(rows[open_ & ~(outside | given.typical.certain(own, above, above))])
-        rows, given, ids = _only(outside, rows, given, ids)
-        if not rows.shape[0]:
-            break
-        ids = pick(given.weights, given.sums, uniforms(streams[rows], index[rows], sign * attempt))
-        chosen[rows] = ids
-    return torch.cat(doubtful)
-
-
 def draw_ahead(given: Preferred, streams: Tensor, index: Tensor, smallest_shares: tuple[float, float]) -> Tensor:
-    """The same without a look at any result, for a device that computes ahead of the host."""
+    """Draw token number `index` (B,) of each row without a look at any result, for a device that computes ahead of the
+    host; the weights of `given` are overwritten. `smallest_shares` are those of any row's top-p and typical-p."""
     top_p, typical_p = smallest_shares
     chosen = pick(given.weights, given.sums, uniforms(streams, index))
     if top_p < 1:
@@ -195,7 +151,7 @@ def typicality(keys: Tensor, weights: Tensor, total: Tensor, spare: Tensor) -> T
 
     Source: Meister et al. 2022 (arXiv:2202.00666).
     """
-    keys.clamp_(min=_LOWEST)  # minus infinity times a weight of 0 is no number
+    keys.clamp_(min=LOWEST_KEY)  # minus infinity times a weight of 0 is no number
     expected = torch.mul(weights, keys, out=spare).sum(-1, keepdim=True).div_(total[:, None])
     return keys.sub_(expected).abs_().neg_()
 
@@ -216,9 +172,3 @@ def attempts_for(share: float) -> int:
 def _at(values: Tensor, places: Tensor) -> Tensor:
     """(B,): one of each row's values (B, C)."""
     return values.gather(1, places[:, None])[:, 0]
-
-
-def _only(wanted: Tensor, rows: Tensor, given: Preferred, ids: Tensor) -> tuple[Tensor, Preferred, Tensor]:
-    """The rows that `wanted` bool (B,) says."""
-    places = wanted.nonzero()[:, 0]
-    return rows[places], given.select(places), ids[places]
