@@ -395,6 +395,8 @@ async def test_jobs_are_listed_by_state_and_label(idle: Service) -> None:
         (pb.ListJobsRequest(page_size=1001), "page_size"),
         (pb.ListJobsRequest(states=[0]), "states[0]"),
         (pb.ListJobsRequest(states=[99]), "states[0]"),
+        (pb.ListJobsRequest(states=[1] * 17), "states"),
+        (pb.ListJobsRequest(labels={str(number): "" for number in range(65)}), "labels"),
     ):
         status = await status_of(idle.jobs.ListJobs(request))
         assert (reason(status), fields(status)) == ("INVALID_INPUT", [field])

@@ -7,10 +7,12 @@ from xlmstream.v1.jobs_pb2 import ListJobsRequest, ListJobsResponse
 
 from xlmstream_server import errors
 from xlmstream_server.broker import BrokerError, JobRecord, JobStore
+from xlmstream_server.jobs.creation import MAX_LABELS
 from xlmstream_server.jobs.cursor import Seal
 from xlmstream_server.validation import Violations
 
 DEFAULT_PAGE, MOST_A_PAGE = 50, 1000
+MOST_STATES = 16
 # Jobs looked through for one page, and at a time where not all are wanted.
 MOST_SCANNED = 1000
 A_LOOK = 100
@@ -20,7 +22,9 @@ async def list_jobs(store: JobStore, tenant: str, request: ListJobsRequest) -> L
     """A page. Raises ServiceError: INVALID_INPUT, QUEUE_DOWN."""
     found = Violations()
     found.within("page_size", request.page_size, 0, MOST_A_PAGE)
-    for position, state in enumerate(request.states):
+    found.at_most("states", len(request.states), MOST_STATES, "states")
+    found.at_most("labels", len(request.labels), MAX_LABELS, "labels")
+    for position, state in enumerate(request.states[:MOST_STATES]):
         found.check(state != 0, f"states[{position}]", "must name a state")
         found.known(f"states[{position}]", state, JobState)
     found.raise_if_any()
