@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Literal, Unpack, overload
 
-from xlmstream import messages, requests
+from xlmstream import outputs, requests
 from xlmstream.asyncio_calls import Calls, Gateway, OpenCall, Stream
 from xlmstream.asyncio_verbs import TaskVerbs
 from xlmstream.errors import XlmstreamError
@@ -65,7 +65,7 @@ class GenerationVerbs(TaskVerbs):
             timeout_s=self._limit(timeout_s),
             request_id=request.options.request_id,
         )
-        return messages.generations(
+        return outputs.generations(
             response.outputs, len(batch), request.options.request_id, alone=alone, return_exceptions=return_exceptions
         )
 
@@ -132,7 +132,7 @@ class GenerationVerbs(TaskVerbs):
             timeout_s=self._limit(timeout_s),
             request_id=request.options.request_id,
         )
-        return messages.generations(
+        return outputs.generations(
             response.outputs, len(batch), request.options.request_id, alone=alone, return_exceptions=return_exceptions
         )
 

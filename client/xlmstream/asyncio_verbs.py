@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack, overload
 
-from xlmstream import messages
+from xlmstream import outputs
 from xlmstream.asyncio_map_verb import MapVerb
 from xlmstream.keywords import (
     AnswerKeywords,
@@ -199,4 +199,4 @@ class TaskVerbs(MapVerb):
             timeout_s=self._limit(timeout_s),
             request_id=keywords.get("request_id"),
         )
-        return messages.all_or_raise(messages.outcomes(response.outputs, task.result_of, len(inputs)))
+        return outputs.all_or_raise(outputs.outcomes(response.outputs, task.result_of, len(inputs)))

@@ -204,6 +204,8 @@ class Stream(ABC, Generic[Message, Item]):
         error.request_id = self.request_id
         try:
             self._calls.wait(self._attempts, self._gateway, error)
+            if self._call is None:
+                raise Cancelled("the stream was closed while it was read")
             self._connect()
         except XlmstreamError:
             self._ended = True

@@ -76,6 +76,7 @@ class MapStream(Generic[Result]):
         """Leave: what is still unfinished is cancelled."""
         self._calls.open_streams.discard(self)
         call, self._call = self._call, None
+        self._ended = True
         if call is None:
             return
         if self._state.resumable and not self._state.finished:
@@ -89,7 +90,6 @@ class MapStream(Generic[Result]):
             timer.cancel()
         self._outgoing.put(None)
         call.cancel()
-        self._ended = True
 
     def _step(self) -> None:
         """Send what may be sent, then take in one message."""

@@ -8,7 +8,7 @@ from typing import Self, Unpack, overload
 
 import grpc
 
-from xlmstream import messages, requests
+from xlmstream import messages, outputs, requests
 from xlmstream.asyncio_calls import Calls, Gateway, OpenCall, Stream
 from xlmstream.asyncio_generation import GenerationVerbs
 from xlmstream.channel import DEFAULT_ADDRESS, ChannelOptions, options_with, targets_of
@@ -101,7 +101,7 @@ class AsyncClient(GenerationVerbs):
         response = await self._calls.unary(
             lambda gateway: gateway.inference.Tokenize, request, timeout_s=self._limit(timeout_s)
         )
-        tokens = messages.all_or_raise(messages.outcomes(response.outputs, messages.tokens_of, len(batch)))
+        tokens = outputs.all_or_raise(outputs.outcomes(response.outputs, messages.tokens_of, len(batch)))
         return tokens[0] if alone else tokens
 
     @overload
@@ -126,7 +126,7 @@ class AsyncClient(GenerationVerbs):
         response = await self._calls.unary(
             lambda gateway: gateway.inference.Detokenize, request, timeout_s=self._limit(timeout_s)
         )
-        texts = messages.all_or_raise(messages.outcomes(response.outputs, messages.text_of, len(batch)))
+        texts = outputs.all_or_raise(outputs.outcomes(response.outputs, messages.text_of, len(batch)))
         return texts[0] if alone else texts
 
     async def cancel(

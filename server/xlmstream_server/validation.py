@@ -7,7 +7,7 @@ wrong at once. They need no tokenizer: what only the worker can know (the token 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Protocol
 
 from xlmstream.status import listing, quote
@@ -17,6 +17,8 @@ from xlmstream.v1.models_pb2 import Model
 from xlmstream_server import errors
 from xlmstream_server.config import Limits
 
+# Of a model, in one request.
+MAX_LABELS = 1024
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -108,6 +110,14 @@ def kinds_error(path: str, given: TextInput, like: TextInput) -> errors.ServiceE
     if given.WhichOneof("source") == like.WhichOneof("source"):
         return None
     return errors.invalid_input([(path, "texts that belong together must all be texts or all be token ids")])
+
+
+def check_labels(found: Violations, field: str, given: Sequence[str], known: Container[str], model: Model) -> None:
+    """Labels that a request names: some of the `known` ones, which go by those of the model."""
+    found.at_most(field, len(given), MAX_LABELS, "labels")
+    for position, label in enumerate(given[:MAX_LABELS]):
+        if label not in known:
+            found.add(f"{field}[{position}]", f"{quote(label)} is not a label; the model has: {listing(model.labels)}")
 
 
 def check_language(found: Violations, field: str, language: str, model: Model) -> None:

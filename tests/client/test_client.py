@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from client.conftest import FAST
 from xlmstream import (
     AsyncClient,
     Cancelled,
@@ -253,3 +254,15 @@ def test_closing_the_client_ends_streams_of_other_threads(server: FakeServer) ->
         client.close()
         assert [reader.result(10) for reader in readers] == ["told"] * 4
     wait_for(server, lambda: server.open_streams == 0)
+
+
+def test_a_stream_that_is_left_while_it_waits_to_reconnect_does_not(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another thread may do: nobody would close the new call."""
+    server.fail(Failure(), method="WatchModels")
+    with Client(server.address, retry=FAST) as client, client.watch_models() as stream:
+        monkeypatch.setattr(stream._calls, "wait", lambda *_: stream.close())
+        with pytest.raises(Cancelled):
+            next(stream)
+        assert stream._call is None

@@ -134,6 +134,25 @@ def test_a_service_that_stays_away_is_given_up(clients: Any, server: FakeServer)
         run(clients, server, "embed", ["a"])
 
 
+def test_a_map_that_was_left_gives_nothing_more(clients: Any, server: FakeServer) -> None:
+    if clients.is_blocking:
+        with Client(server.address, retry=FAST) as client:
+            with client.map("embed", ["a", "b"]) as stream:
+                pass
+            found = list(stream)
+    else:
+
+        async def leave() -> list[Any]:
+            async with AsyncClient(server.address, retry=FAST) as client:
+                async with client.map("embed", ["a", "b"]) as stream:
+                    pass
+                return [mapped async for mapped in stream]
+
+        found = asyncio.run(leave())
+    assert found == []
+    assert items_sent(server) == []
+
+
 def test_a_call_that_is_wrong_as_a_whole_is_raised(clients: Any, server: FakeServer) -> None:
     server.fail(Failure("INVALID_INPUT", field="options.model"), method="InferStream")
     with pytest.raises(InvalidInput):

@@ -287,6 +287,7 @@ async def test_items_end_at_the_deadline_of_the_call(service: Service, worker: S
         ([InferAction(open=InferOpen()), InferAction(open=InferOpen())], "open"),
         ([InferAction(open=InferOpen(options={"priority": 9}))], "options.priority"),
         ([InferAction()], "actions"),
+        ([InferAction(open=InferOpen()), *(InferAction(item=embed_item(i, "a")) for i in range(4096))], "actions"),
         (
             [InferAction(open=InferOpen()), *(InferAction(item=embed_item(1, "wait")) for _ in range(2))],
             "item.correlation_id",

@@ -27,6 +27,7 @@ from xlmstream.v1.job_pb2 import JobItem, JobTask
 from xlmstream.v1.question_answering_pb2 import AnswerQuestionInput
 from xlmstream.v1.translation_pb2 import TranslateParameters
 from xlmstream_server import errors
+from xlmstream_server.broker import JobStore
 from xlmstream_server.config import GatewayConfig, Jobs, Limits
 from xlmstream_server.jobs.kinds import KINDS
 
@@ -394,9 +395,33 @@ async def test_jobs_are_listed_by_state_and_label(idle: Service) -> None:
         (pb.ListJobsRequest(page_size=1001), "page_size"),
         (pb.ListJobsRequest(states=[0]), "states[0]"),
         (pb.ListJobsRequest(states=[99]), "states[0]"),
+        (pb.ListJobsRequest(states=[1] * 17), "states"),
+        (pb.ListJobsRequest(labels={str(number): "" for number in range(65)}), "labels"),
     ):
         status = await status_of(idle.jobs.ListJobs(request))
         assert (reason(status), fields(status)) == ("INVALID_INPUT", [field])
+
+
+async def test_a_filtered_list_looks_at_many_jobs_at_a_time(idle: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few of many wanted: not a look at the broker for each that is not."""
+    for number in range(30):
+        await make(idle, texts(1), job_id=f"j{number}", labels={"rare": str(number % 14 == 1)})
+    looks = 0
+    list_jobs = JobStore.list_jobs
+
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return list_jobs(*arguments, **keywords)
+
+    monkeypatch.setattr(JobStore, "list_jobs", counted)
+    names, token = [], ""
+    while not names or token:
+        page = await idle.jobs.ListJobs(pb.ListJobsRequest(page_size=1, labels={"rare": "True"}, page_token=token))
+        names += [job.job_id for job in page.jobs]
+        token = page.next_page_token
+    assert names == ["j29", "j15", "j1"]
+    assert looks <= 4
 
 
 async def test_a_watcher_sees_changes_beats_and_the_end(broker_url: str, serve_gateway: ServeGateway) -> None:

@@ -225,6 +225,16 @@ def test_inputs_that_cannot_be_answered_fail_alone(zoo: Zoo) -> None:
     assert raw.error.message.startswith("inputs[3].question.text: must be set: this task takes text only")
 
 
+def test_more_windows_than_can_be_held_are_refused(zoo: Zoo) -> None:
+    """A megabyte of text with a window at each token would be a gigabyte of ids."""
+    good, long = outputs_of(
+        zoo("answer"), inputs(CONTEXT), inputs(long_context(5000)), window_tokens=50, stride_tokens=1
+    )
+    assert good.result.answers
+    assert long.error.message.startswith("inputs[1].context.text: ")
+    assert "at most 4096 are read" in long.error.message
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

@@ -16,6 +16,7 @@ from xlmstream.v1.common_pb2 import (
     TASK_CHOOSE_MULTIPLE,
     TASK_CLASSIFY_SEQUENCE,
     TASK_CLASSIFY_TOKENS,
+    TRUNCATION_KEEP_END,
     TRUNCATION_KEEP_START,
     RequestOptions,
     TextInput,
@@ -223,6 +224,16 @@ def test_words_that_truncation_cut_are_left_out(zoo: Zoo, keep: int) -> None:
     assert words == (text.split()[: len(words)] if keep == 1 else text.split()[-len(words) :])
     assert 25 < len(words) < 60
     assert all(word.text == text[word.start : word.end] for word in output.result.words)
+
+
+def test_of_words_that_are_all_the_same_the_end_is_kept_where_it_is(zoo: Zoo) -> None:
+    """The tokens that are left do not tell from which end."""
+    text = "the " * 300
+    request = pb.ClassifyTokensRequest(
+        options=RequestOptions(truncation=TRUNCATION_KEEP_END), inputs=[TextInput(text=text)]
+    )
+    (output,) = answer(zoo("tags"), TASK_CLASSIFY_TOKENS, request).outputs
+    assert output.result.words[-1].end == len(text) - 1
 
 
 def test_each_of_token_ids_is_a_word(zoo: Zoo) -> None:

@@ -11,7 +11,7 @@ import torch
 from tasks.conftest import Zoo
 from tasks.oracle import pipeline_of
 from tasks.zoo import answer
-from xlmstream.v1.common_pb2 import TASK_FILL_MASK, TextInput, TokenIds
+from xlmstream.v1.common_pb2 import TASK_FILL_MASK, TRUNCATION_KEEP_START, RequestOptions, TextInput, TokenIds
 from xlmstream.v1.fill_mask_pb2 import FillMaskOutput, FillMaskParameters, FillMaskRequest
 from xlmstream_worker.models import LoadedModel
 from xlmstream_worker.tasks.inputs import Refused
@@ -111,5 +111,18 @@ def test_token_ids(zoo: Zoo) -> None:
 def test_inputs_without_gaps_or_with_too_many_fail_alone(zoo: Zoo, text: str, message: str) -> None:
     good, bad, also_good = fill(zoo("masked"), TEXTS[0], text, TEXTS[1])
     assert bad.error.message.startswith(message)
+    assert good.result.masks
+    assert also_good.result.masks
+
+
+def test_more_bytes_of_filled_texts_than_are_given_fail_alone(zoo: Zoo) -> None:
+    """A long text whose beginning counts comes back with every candidate."""
+    long = f"{MASK} " + "é " * 150_000
+    given = [TextInput(text=text) for text in (TEXTS[0], long, TEXTS[1])]
+    options = RequestOptions(truncation=TRUNCATION_KEEP_START)
+    good, bad, also_good = answer(zoo("masked"), TASK_FILL_MASK, FillMaskRequest(options=options, inputs=given)).outputs
+    size = 5 * len(long.encode())
+    assert bad.error.message.startswith(f"inputs[1].text: 5 candidates of 1 gaps are {size} bytes of filled texts;")
+    assert "at most 2097152" in bad.error.message
     assert good.result.masks
     assert also_good.result.masks

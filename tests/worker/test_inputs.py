@@ -13,6 +13,8 @@ from xlmstream_worker.tasks.inputs import relevant_part
         ("one two three", TRUNCATION_UNSPECIFIED, "one"),
         ("one two three", TRUNCATION_KEEP_START, "one"),
         ("one two three", TRUNCATION_KEEP_END, "three"),
+        ("         one two three", TRUNCATION_UNSPECIFIED, "one"),
+        ("one two three         ", TRUNCATION_KEEP_END, "three"),
         ("太初有道道與神同在", TRUNCATION_KEEP_START, "太初有道道與"),
         ("太初有道道與神同在", TRUNCATION_KEEP_END, "道道與神同在"),
     ],
@@ -27,3 +29,5 @@ def test_the_end_that_is_kept_is_the_one_that_matters(text: str, truncation: int
 def test_what_is_short_enough_stays_whole() -> None:
     given = TextInput(text="one two", language="en")
     assert relevant_part(given, 7, TRUNCATION_KEEP_END) == (given, True)
+    spaced = TextInput(text=" " * 9 + "one two")
+    assert relevant_part(spaced, 7, TRUNCATION_UNSPECIFIED) == (spaced, True)

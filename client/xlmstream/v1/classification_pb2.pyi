@@ -124,7 +124,7 @@ class ClassifySequenceParameters(google.protobuf.message.Message):
     @property
     def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Return only these, each one of Model.labels; otherwise INVALID_ARGUMENT naming those. Scores stay relative to all
-        labels. Default: all.
+        labels. At most 1024. Default: all.
         """
 
     def __init__(
@@ -285,7 +285,7 @@ class ClassifyTokensParameters(google.protobuf.message.Message):
     @property
     def ignore_labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Leave entities of these labels out, each one of Model.labels or such a label without its "B-" or "I-"; otherwise
-        INVALID_ARGUMENT. Default: "O" where the model has it.
+        INVALID_ARGUMENT. At most 1024. Default: "O" where the model has it.
         """
 
     def __init__(

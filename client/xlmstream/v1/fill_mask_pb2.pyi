@@ -55,7 +55,8 @@ class FillMaskRequest(google.protobuf.message.Message):
     @property
     def inputs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[xlmstream.v1.common_pb2.TextInput]:
         """1 to ServerLimits.max_inputs texts, each with 1 to 64 gaps written as Model.mask_token, which has its meaning here
-        without allow_special_tokens; or token ids with the mask's among them. No gap, or more: INVALID_ARGUMENT.
+        without allow_special_tokens; or token ids with the mask's among them. No gap, or more: INVALID_ARGUMENT. So are
+        filled texts (FillMaskCandidate.text) of more than 2 MiB together for one text.
         """
 
     @property

@@ -378,7 +378,7 @@ class InferStreamRequest(google.protobuf.message.Message):
     ACTIONS_FIELD_NUMBER: builtins.int
     @property
     def actions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___InferAction]:
-        """Taken in their order."""
+        """Taken in their order. At most 4 times ServerLimits.max_stream_items."""
 
     def __init__(
         self,

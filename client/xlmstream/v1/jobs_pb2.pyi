@@ -340,11 +340,11 @@ class ListJobsRequest(google.protobuf.message.Message):
     """
     @property
     def states(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[xlmstream.v1.job_pb2.JobState.ValueType]:
-        """Only jobs in one of these states. Empty: all."""
+        """Only jobs in one of these states, at most 16. Empty: all."""
 
     @property
     def labels(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
-        """Only jobs that have all these labels."""
+        """Only jobs that have all these labels, at most 64."""
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ class AnswerQuestionInput(google.protobuf.message.Message):
 
     @property
     def context(self) -> xlmstream.v1.common_pb2.TextInput:
-        """Any length: read in overlapping windows where it does not fit the model. Truncation does not apply."""
+        """Read in overlapping windows where it does not fit the model, at most 4096 of them. Truncation does not apply."""
 
     def __init__(
         self,

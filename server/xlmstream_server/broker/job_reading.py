@@ -71,6 +71,10 @@ class JobReader:
         token = f"{page[-1][0]}.{page[-1][1]}" if len(found) > limit else ""
         return [records[jid] for _, jid in page if jid in records], token
 
+    def place_behind(self, record: JobRecord) -> str:
+        """The token of a page that begins behind this job."""
+        return f"{record.created_ms}.{self._jid(record.spec.tenant, record.spec.job_id)}"
+
     async def changed(self, tenant: str, job_id: str, version: int, timeout_s: float) -> bool:
         """Wait until the job has another version (true, also where it is gone) or the time is over (false).
 

@@ -28,6 +28,9 @@ from xlmstream_server.validation import Violations, check_options
 
 # A caller that goes on sending what it has no credit for, and reads nothing, is read no further beyond this.
 MOST_UNSENT_MESSAGES = 64
+# Actions that a message may have for each item that may be unfinished: what is refused takes time as well, and other
+# calls wait meanwhile.
+ACTIONS_AN_ITEM = 4
 
 
 class InferStreams:
@@ -92,6 +95,10 @@ class Session:
             raise errors.invalid_input([("open", "must be the first action of a stream")])
 
     def _take(self, message: InferStreamRequest) -> None:
+        most = ACTIONS_AN_ITEM * self._shared.limits.max_stream_items
+        if len(message.actions) > most:
+            problem = f"{len(message.actions)} actions; at most {most} are taken in one message"
+            raise errors.invalid_input([("actions", problem)])
         fresh: list[tuple[InferItem, Item]] = []
         for action in message.actions:
             kind = action.WhichOneof("action")

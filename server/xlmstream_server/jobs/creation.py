@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
+from itertools import islice
 
 from xlmstream.status import quote
 from xlmstream.v1.common_pb2 import Truncation
@@ -131,7 +132,7 @@ def is_named(full_name: str, given: str) -> bool:
 
 def check_labels(found: Violations, labels: Mapping[str, str]) -> None:
     found.at_most("labels", len(labels), MAX_LABELS, "labels")
-    for key, value in labels.items():
+    for key, value in islice(labels.items(), MAX_LABELS):
         path = f"labels[{quote(key)}]"
         found.check(1 <= len(key) <= MAX_LABEL_CHARS, path, f"a key has 1 to {MAX_LABEL_CHARS} characters")
         found.check(

@@ -7,19 +7,24 @@ from xlmstream.v1.jobs_pb2 import ListJobsRequest, ListJobsResponse
 
 from xlmstream_server import errors
 from xlmstream_server.broker import BrokerError, JobRecord, JobStore
+from xlmstream_server.jobs.creation import MAX_LABELS
 from xlmstream_server.jobs.cursor import Seal
 from xlmstream_server.validation import Violations
 
 DEFAULT_PAGE, MOST_A_PAGE = 50, 1000
-# Jobs looked through for one page.
+MOST_STATES = 16
+# Jobs looked through for one page, and at a time where not all are wanted.
 MOST_SCANNED = 1000
+A_LOOK = 100
 
 
 async def list_jobs(store: JobStore, tenant: str, request: ListJobsRequest) -> ListJobsResponse:
     """A page. Raises ServiceError: INVALID_INPUT, QUEUE_DOWN."""
     found = Violations()
     found.within("page_size", request.page_size, 0, MOST_A_PAGE)
-    for position, state in enumerate(request.states):
+    found.at_most("states", len(request.states), MOST_STATES, "states")
+    found.at_most("labels", len(request.labels), MAX_LABELS, "labels")
+    for position, state in enumerate(request.states[:MOST_STATES]):
         found.check(state != 0, f"states[{position}]", "must name a state")
         found.known(f"states[{position}]", state, JobState)
     found.raise_if_any()
@@ -31,10 +36,15 @@ async def list_jobs(store: JobStore, tenant: str, request: ListJobsRequest) -> L
     try:
         place = (seal.open(request.page_token) if request.page_token else "") or ""
         while True:
-            page, place = await store.list_jobs(tenant, limit=most - len(jobs), before=place)
-            jobs += [record for record in page if _is_wanted(record, request)]
+            limit = A_LOOK if request.states or request.labels else most - len(jobs)
+            page, place = await store.list_jobs(tenant, limit=limit, before=place)
             scanned += len(page)
-            if not place or len(jobs) >= most or scanned >= MOST_SCANNED:
+            wanted = [record for record in page if _is_wanted(record, request)]
+            if len(jobs) + len(wanted) > most:
+                wanted = wanted[: most - len(jobs)]
+                place = store.place_behind(wanted[-1])
+            jobs += wanted
+            if not place or len(jobs) == most or scanned >= MOST_SCANNED:
                 break
     except ValueError:
         raise errors.invalid_input([("page_token", "was not given for this filter")]) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from google.rpc.status_pb2 import Status
 from xlmstream.v1.common_pb2 import RequestOptions, Task, TextInput
@@ -149,7 +150,7 @@ def _check_candidates(found: Violations, given: GenerationParameters, model: Ser
         found.check(len(ids) <= most, f"parameters.{name}", f"{len(ids)} ids; at most {most} are taken")
         wrong = [token for token in ids if token >= size]
         found.check(not wrong, f"parameters.{name}", f"{wrong[:1]}: ids must be below {size}")
-    for token, bias in given.logit_bias.items():
+    for token, bias in islice(given.logit_bias.items(), MAX_LOGIT_BIASES):
         found.within(f"parameters.logit_bias[{token}]", bias, -MAX_PENALTY, MAX_PENALTY)
     count = given.num_return_sequences if given.HasField("num_return_sequences") else 1
     found.within("parameters.num_return_sequences", count, 1, MAX_SEQUENCES)

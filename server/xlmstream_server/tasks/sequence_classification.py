@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from xlmstream.status import listing, quote
 from xlmstream.v1.classification_pb2 import (
     ClassifySequenceInput,
     ClassifySequenceOutput,
@@ -18,7 +17,7 @@ from xlmstream_server.catalogue import ServedModel
 from xlmstream_server.config import Limits
 from xlmstream_server.errors import ServiceError
 from xlmstream_server.tasks.batched import BatchedTask
-from xlmstream_server.validation import Violations, input_error, kinds_error
+from xlmstream_server.validation import Violations, check_labels, input_error, kinds_error
 
 
 class ClassifySequenceTask(BatchedTask[ClassifySequenceInput]):
@@ -27,13 +26,11 @@ class ClassifySequenceTask(BatchedTask[ClassifySequenceInput]):
     terminal = "sequence_classified"
 
     def check_parameters(self, found: Violations, request: ClassifySequenceRequest, model: ServedModel) -> None:
-        given, labels = request.parameters, model.card.labels
+        given = request.parameters
         found.known("parameters.function", given.function, ScoreFunction)
         if given.HasField("top_k"):
             found.check(given.top_k >= 1, "parameters.top_k", f"{given.top_k} is out of range: 1 or more")
-        for position, label in enumerate(given.labels):
-            field = f"parameters.labels[{position}]"
-            found.check(label in labels, field, f"{quote(label)} is not a label; the model has: {listing(labels)}")
+        check_labels(found, "parameters.labels", given.labels, set(model.card.labels), model.card)
 
     def check_input(
         self, path: str, given: ClassifySequenceInput, options: RequestOptions, model: ServedModel, limits: Limits

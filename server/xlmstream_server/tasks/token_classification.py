@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from xlmstream.status import listing, quote
 from xlmstream.v1.classification_pb2 import (
     Aggregation,
     ClassifyTokensOutput,
@@ -13,7 +12,7 @@ from xlmstream.v1.common_pb2 import Task
 
 from xlmstream_server.catalogue import ServedModel
 from xlmstream_server.tasks.batched import TextTask
-from xlmstream_server.validation import Violations
+from xlmstream_server.validation import Violations, check_labels
 
 
 class ClassifyTokensTask(TextTask):
@@ -25,6 +24,4 @@ class ClassifyTokensTask(TextTask):
         given, labels = request.parameters, model.card.labels
         found.known("parameters.aggregation", given.aggregation, Aggregation)
         known = {*labels, *(label.removeprefix("B-").removeprefix("I-") for label in labels)}
-        for position, label in enumerate(given.ignore_labels):
-            field = f"parameters.ignore_labels[{position}]"
-            found.check(label in known, field, f"{quote(label)} is not a label; the model has: {listing(labels)}")
+        check_labels(found, "parameters.ignore_labels", given.ignore_labels, known, model.card)

@@ -6,7 +6,7 @@ classification token, the first </s>, stands for "no answer", as checkpoints are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import xlmstream.status as statuses
@@ -38,6 +38,8 @@ DEFAULT_WINDOW_TOKENS = 384
 DEFAULT_STRIDE_TOKENS = 128
 MAX_TOP_K = 20
 SPECIAL_TOKENS = 3
+# Each is held as a sequence of its own.
+MAX_WINDOWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +144,14 @@ def _item(model: TextModel, given: AnswerQuestionInput, wish: _Wish, field: str)
         least = len(question.ids) + SPECIAL_TOKENS + 1
         raise Refused(statuses.invalid_input([("parameters.window_tokens", f"this question needs at least {least}")]))
     stride = min(wish.stride_tokens or DEFAULT_STRIDE_TOKENS, room)
+    starts = window_starts(len(context.ids), room, stride)
+    if len(starts) > MAX_WINDOWS:
+        asked = (
+            f"{len(context.ids)} tokens, a window every {stride}: {len(starts)} windows; at most {MAX_WINDOWS} are read"
+        )
+        raise Refused(statuses.invalid_input([(f"{field}.context.text", f"{asked}; choose larger stride_tokens")]))
     sequences, windows = [], []
-    for first in window_starts(len(context.ids), room, stride):
+    for first in starts:
         part = Text(context.ids[first : first + room], (), context.language, raw=False)
         frame = pair(model, question, part)
         no_answer = frame.ids.index(model.end_id)
@@ -170,13 +178,9 @@ def _read(model: TextModel, given: TextInput, field: str, *, with_spans: bool) -
     return read_text(model, given, field, TRUNCATION_KEEP_START, with_spans=with_spans)
 
 
-def window_starts(tokens: int, room: int, stride: int) -> Iterator[int]:
-    """The first tokens of the windows that cover a context."""
-    first = 0
-    yield first
-    while first + room < tokens:
-        first += stride
-        yield first
+def window_starts(tokens: int, room: int, stride: int) -> range:
+    """The first tokens of the windows that cover a context, each window holding `room` tokens of it."""
+    return range(0, max(tokens - room, 0) + stride, stride)
 
 
 def _wish(asked: AnswerQuestionParameters, model: TextModel) -> _Wish:

@@ -22,7 +22,7 @@ from xlmstream.v1.classification_pb2 import (
     LabelledToken,
     LabelledWord,
 )
-from xlmstream.v1.common_pb2 import TextInput, Token, Truncation
+from xlmstream.v1.common_pb2 import TRUNCATION_KEEP_END, TextInput, Token, Truncation
 from xlmstream_server.broker.v1.messages_pb2 import Event
 
 from xlmstream_worker.encoder_inputs import EncoderInput, TokenLabels, Values
@@ -149,7 +149,7 @@ def _item(model: TextModel, given: TextInput, truncation: Truncation.ValueType, 
     text = fitted(model, whole, truncation, field)
     frame: Frame = single(model, text)
     # What was cut off at the beginning; words that the cut went through are left out.
-    dropped = 0 if text.ids == whole.ids[: len(text.ids)] else len(whole.ids) - len(text.ids)
+    dropped = len(whole.ids) - len(text.ids) if truncation == TRUNCATION_KEEP_END else 0
     words = words_of(model, given, whole)
     if wish.aggregation == AGGREGATION_SIMPLE and not text.raw:
         words = tuple(Word(place, place, *span) for place, span in enumerate(whole.spans))

@@ -31,6 +31,9 @@ DEFAULT_TOP_K = 5
 MAX_TOP_K = 1000
 MAX_TARGETS = 1000
 MAX_GAPS = 64
+# Of all filled texts of an input together: each candidate of each gap has one. So the results of a chunk of a job, 256
+# of them, stay below the 512 MB that the broker takes as one value.
+MAX_FILLED_BYTES = 2 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,12 @@ def _item(model: TextModel, given: TextInput, text: Text, reading: Candidates, f
         raise Refused(statuses.invalid_input([(name, f"no gap to fill: write {model.card.mask_token} where one is")]))
     if len(gaps) > MAX_GAPS:
         raise Refused(statuses.invalid_input([(name, f"{len(gaps)} gaps; at most {MAX_GAPS} are taken")]))
+    as_given = model.tokenizer.decode(list(text.ids)) if text.raw else given.text
+    filled_bytes = len(as_given.encode()) * len(gaps) * reading.k
+    if filled_bytes > MAX_FILLED_BYTES:
+        told = f"{reading.k} candidates of {len(gaps)} gaps are {filled_bytes} bytes of filled texts"
+        problem = f"{told}; at most {MAX_FILLED_BYTES} are given: ask for fewer candidates or give a shorter text"
+        raise Refused(statuses.invalid_input([(name, problem)]))
     frame = single(model, text)
     return _Text(
         sequences=(frame.input(reading, [frame.first[gap] for gap in gaps]),),

@@ -125,12 +125,13 @@ def relevant_part(given: TextInput, chars: int, truncation: Truncation.ValueType
 
     Tokenising a megabyte would hold up the whole process for the better part of a second.
     """
-    if len(given.text) <= chars:
+    text = given.text.rstrip() if truncation == TRUNCATION_KEEP_END else given.text.lstrip()
+    if len(text) <= chars:
         return given, True
     if truncation == TRUNCATION_KEEP_END:
-        kept = given.text[-chars:]
+        kept = text[-chars:]
         part = kept.partition(" ")[2]
     else:
-        kept = given.text[:chars]
+        kept = text[:chars]
         part = kept.rpartition(" ")[0]
     return TextInput(text=part or kept, allow_special_tokens=given.allow_special_tokens), False
