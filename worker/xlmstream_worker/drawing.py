@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .draws import signed_seed, streams_of, uniforms
+from .draws import Numbers, signed_seed, streams_of
 from .lanes import Row
 from .picking import block_sums, pick, pick_among
 from .scratch import Scratch
@@ -60,8 +60,7 @@ class Drawing:
     typical_p: Tensor | None
     smallest_top_p: float
     smallest_typical_p: float
-    streams: Tensor
-    """int64 (B,), see `draws`."""
+    numbers: Numbers
     scratch: Scratch
 
 
@@ -105,22 +104,24 @@ def _drawing(few: bool, indices: list[int], rows: Sequence[Row], device: torch.d
         typical_p=unless(1.0, [wish.typical_p for wish in wishes]),
         smallest_top_p=min(wish.top_p for wish in wishes),
         smallest_typical_p=min(wish.typical_p for wish in wishes),
-        streams=streams_of(
-            upload([signed_seed(wish.seed) for wish in wishes], device),
-            upload([rows[index].candidate for index in indices], device),
+        numbers=Numbers(
+            streams_of(
+                upload([signed_seed(wish.seed) for wish in wishes], device),
+                upload([rows[index].candidate for index in indices], device),
+            )
         ),
         scratch=scratch,
     )
 
 
-def draw(scores: Tensor, maxima: Tensor, drawing: Drawing, index: Tensor) -> Tensor:
+def draw(scores: Tensor, maxima: Tensor, best: Tensor, drawing: Drawing, index: Tensor) -> Tensor:
     """Draw token number `index` (B,) of each row from scores float32 (B, V), which are overwritten; minus infinity
-    excludes a token. `maxima` (B, blocks) are those of blocks of the scores, small ones for few."""
-    best = maxima.amax(-1, keepdim=True)
+    excludes a token. `maxima` (B, blocks) are those of blocks of the scores, small ones for few, and `best` (B, 1)
+    those of the rows."""
     if drawing.few:
         values, ids = best_k(scores, min(drawing.widest_k, scores.shape[1]), maxima)
         keys = values.sub_(best).mul_(drawing.sharpness)
-        return pick_among(ids, weights_left(keys, drawing), uniforms(drawing.streams, index))
+        return pick_among(ids, weights_left(keys, drawing), drawing.numbers.at(index))
     keys = _keys(scores, best, drawing)
     if not drawing.warm:
         torch.threshold_(keys, -_RANGE, -torch.inf)
@@ -131,16 +132,16 @@ def draw(scores: Tensor, maxima: Tensor, drawing: Drawing, index: Tensor) -> Ten
         if drawing.min_p is not None:
             drop_below(keys, drawing.min_p)
         weights = keys.exp2_()
-        return pick(weights, block_sums(weights), uniforms(drawing.streams, index))
+        return pick(weights, block_sums(weights), drawing.numbers.at(index))
     preferred = _likeliest(keys, _highest(maxima, best, drawing, keys), drawing)
-    return draw_preferred(preferred, drawing.streams, index, (drawing.smallest_top_p, drawing.smallest_typical_p))
+    return draw_preferred(preferred, drawing.numbers, index, (drawing.smallest_top_p, drawing.smallest_typical_p))
 
 
-def draw_preferred(given: Preferred, streams: Tensor, index: Tensor, smallest_shares: tuple[float, float]) -> Tensor:
+def draw_preferred(given: Preferred, numbers: Numbers, index: Tensor, smallest_shares: tuple[float, float]) -> Tensor:
     """Draw token number `index` (B,) of each row. `smallest_shares` are those of any row's top-p and typical-p."""
     if given.weights.device.type == "cpu":
-        return draw_looking(given, streams, index)
-    return draw_ahead(given, streams, index, smallest_shares)
+        return draw_looking(given, numbers, index)
+    return draw_ahead(given, numbers, index, smallest_shares)
 
 
 def weights_left(keys: Tensor, drawing: Drawing) -> Tensor:

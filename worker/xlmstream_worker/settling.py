@@ -16,7 +16,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from .draws import uniform, uniforms
+from .draws import Numbers, uniform
 from .picking import block_sums, pick
 from .share import LOWEST_KEY, Preferred, surely_typical
 
@@ -31,13 +31,13 @@ _TINY = 2.0**-126
 _SAME = 1.0 + 2.0**-20
 
 
-def draw_looking(given: Preferred, streams: Tensor, index: Tensor) -> Tensor:
+def draw_looking(given: Preferred, numbers: Numbers, index: Tensor) -> Tensor:
     """Draw token number `index` (B,) of each row."""
-    chosen = pick(given.weights, given.sums, uniforms(streams, index))
+    chosen = pick(given.weights, given.sums, numbers.at(index))
     open_ = (~given.certain(chosen)).nonzero()[:, 0].tolist()
     if not open_:
         return chosen
-    settling = _Settling(given, chosen.tolist(), streams.tolist(), index.tolist(), given.spare[0])
+    settling = _Settling(given, chosen.tolist(), numbers.streams.tolist(), index.tolist(), given.spare[0])
     settling.settle(open_, given.weights.gather(1, chosen[:, None])[:, 0].tolist())
     return torch.tensor(settling.chosen)
 
