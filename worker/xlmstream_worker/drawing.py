@@ -59,6 +59,7 @@ class Drawing:
     """float32 (B,): its log2, at least -100."""
     typical_p: Tensor | None
     smallest_top_p: float
+    loosest_top_p: float
     smallest_typical_p: float
     numbers: Numbers
     scratch: Scratch
@@ -103,6 +104,7 @@ def _drawing(few: bool, indices: list[int], rows: Sequence[Row], device: torch.d
         min_p=unless(-_RANGE, [max(math.log2(wish.min_p), -_RANGE) if wish.min_p else -_RANGE for wish in wishes]),
         typical_p=unless(1.0, [wish.typical_p for wish in wishes]),
         smallest_top_p=min(wish.top_p for wish in wishes),
+        loosest_top_p=max(wish.top_p for wish in wishes),
         smallest_typical_p=min(wish.typical_p for wish in wishes),
         numbers=Numbers(
             streams_of(
@@ -185,18 +187,20 @@ def _likeliest(keys: Tensor, highest: Tensor | None, drawing: Drawing) -> Prefer
     """The likeliest tokens first; `highest` (B, blocks) are the highest keys (B, V) of blocks. All are overwritten."""
     weights = torch.exp2(keys, out=drawing.scratch.take("weights", keys, keys.shape[0]))
     sums = block_sums(weights)
-    wanted = torch.full_like(keys[:, 0], torch.inf)
-    if drawing.top_p is not None:
-        wanted = (drawing.top_p * sums.sum(-1)).masked_fill_(drawing.top_p == 1, torch.inf)
+    total = sums.sum(-1)
+    wanted = torch.full_like(total, torch.inf) if drawing.top_p is None else drawing.top_p * total
+    if drawing.top_p is not None and drawing.loosest_top_p == 1:
+        wanted.masked_fill_(drawing.top_p == 1, torch.inf)
     if drawing.min_p is not None:  # which weights are in the share, those that min-p drops have a say in
         drop_below(keys, drawing.min_p)
         highest = None if highest is None else highest.sub_(drawing.min_p[:, None])
         wanted.mul_(drawing.min_p.neg().exp2_())
         weights = torch.exp2(keys, out=weights)
         sums = block_sums(weights)
+        total = sums.sum(-1)
     typical = None
     if drawing.typical_p is not None:
-        typical = Typical(drawing.typical_p, torch.minimum(wanted, sums.sum(-1)))
+        typical = Typical(drawing.typical_p, torch.minimum(wanted, total))
     spare = drawing.scratch.take("spare", keys, keys.shape[0])
     return Preferred(weights, sums, keys, wanted, spare, highest, typical)
 
