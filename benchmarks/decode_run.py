@@ -87,6 +87,50 @@ def decode(
     """Ids per prompt, what it took, steps. Greedy without `sampling`."""
     ids: dict[str, list[int]] = {}
     cpu, wall, steps = time.process_time(), time.perf_counter(), 0
+    submit(engine, prompts, new, mode, sampling, top_logprobs)
+    while not engine.idle:
+        steps += 1
+        for output in engine.step().tokens:
+            if output.token_id is not None:
+                ids.setdefault(output.key, []).append(output.token_id)
+    took = Took(time.process_time() - cpu, time.perf_counter() - wall)
+    return [ids[str(number)] for number in range(len(prompts))], took, steps
+
+
+def step_s(
+    engine: DecoderEngine,
+    prompts: Sequence[tuple[int, ...]],
+    steps: int,
+    clock: Clock,
+    sampling: SamplingParameters,
+    top_logprobs: int | None,
+) -> float:
+    """CPU seconds of a NEXT_TOKEN step once all prompts are computed, which is when `clock` begins."""
+    submit(engine, prompts, steps + len(prompts) + 1, DecodingMode.NEXT_TOKEN, sampling, top_logprobs)
+    while engine.step().batch_size < len(prompts):
+        pass
+    engine.step()
+    clock.spent.clear()
+    began = time.process_time()
+    for _ in range(steps):
+        engine.step()
+    took_s = (time.process_time() - began) / steps
+    for number in range(len(prompts)):
+        engine.cancel(str(number))
+    while not engine.idle:
+        engine.step()
+    return took_s
+
+
+def submit(
+    engine: DecoderEngine,
+    prompts: Sequence[tuple[int, ...]],
+    new: int,
+    mode: DecodingMode,
+    sampling: SamplingParameters | None,
+    top_logprobs: int | None,
+) -> None:
+    """Add a request per prompt, with its number as the key."""
     for number, prompt in enumerate(prompts):
         engine.add(
             SequenceRequest(
@@ -99,10 +143,3 @@ def decode(
                 top_logprobs=top_logprobs,
             )
         )
-    while not engine.idle:
-        steps += 1
-        for output in engine.step().tokens:
-            if output.token_id is not None:
-                ids.setdefault(output.key, []).append(output.token_id)
-    took = Took(time.process_time() - cpu, time.perf_counter() - wall)
-    return [ids[str(number)] for number in range(len(prompts))], took, steps

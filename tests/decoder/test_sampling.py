@@ -163,6 +163,14 @@ def test_a_number_is_the_same_alone(stream: int, index: int, attempt: int) -> No
     assert together.equal(torch.tensor([draws.uniform(stream, index, attempt)]))
 
 
+def test_numbers_ahead_are_those_of_each_token() -> None:
+    streams = streams_of(torch.arange(3), torch.zeros(3, dtype=torch.int64))
+    numbers, index = draws.Numbers(streams), torch.tensor([0, 7, 500])
+    for step in range(60):
+        assert numbers.at(index).equal(uniforms(streams, index))
+        index = index + torch.tensor([1, 1, step % 3 == 0])  # a step may be done again
+
+
 def rows_of(*wishes: SamplingParameters, prompt: tuple[int, ...] = (5,)) -> list[Row]:
     return [Row(SequenceRequest("a", prompt, sampling=wish), 0, 0, 10) for wish in wishes]
 
@@ -223,7 +231,8 @@ def drawn_together(scores: Tensor, wishes: Sequence[SamplingParameters], index: 
     drawn = torch.full((len(wishes),), -1)
     for drawing in drawings_of(rows_of(*wishes), scores.device, Scratch()):
         rows = torch.arange(len(wishes)) if drawing.rows is None else drawing.rows
-        drawn[rows] = draw(scores[rows], maxima[rows], drawing, index[rows])
+        own = maxima[rows]
+        drawn[rows] = draw(scores[rows], own, own.amax(-1, keepdim=True), drawing, index[rows])
     return drawn
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .draws import signed_seed, streams_of, uniforms
+from .draws import Numbers, signed_seed, streams_of
 from .lanes import Row
 from .picking import block_sums, pick, pick_among
 from .scratch import Scratch
@@ -59,9 +59,9 @@ class Drawing:
     """float32 (B,): its log2, at least -100."""
     typical_p: Tensor | None
     smallest_top_p: float
+    loosest_top_p: float
     smallest_typical_p: float
-    streams: Tensor
-    """int64 (B,), see `draws`."""
+    numbers: Numbers
     scratch: Scratch
 
 
@@ -104,23 +104,26 @@ def _drawing(few: bool, indices: list[int], rows: Sequence[Row], device: torch.d
         min_p=unless(-_RANGE, [max(math.log2(wish.min_p), -_RANGE) if wish.min_p else -_RANGE for wish in wishes]),
         typical_p=unless(1.0, [wish.typical_p for wish in wishes]),
         smallest_top_p=min(wish.top_p for wish in wishes),
+        loosest_top_p=max(wish.top_p for wish in wishes),
         smallest_typical_p=min(wish.typical_p for wish in wishes),
-        streams=streams_of(
-            upload([signed_seed(wish.seed) for wish in wishes], device),
-            upload([rows[index].candidate for index in indices], device),
+        numbers=Numbers(
+            streams_of(
+                upload([signed_seed(wish.seed) for wish in wishes], device),
+                upload([rows[index].candidate for index in indices], device),
+            )
         ),
         scratch=scratch,
     )
 
 
-def draw(scores: Tensor, maxima: Tensor, drawing: Drawing, index: Tensor) -> Tensor:
+def draw(scores: Tensor, maxima: Tensor, best: Tensor, drawing: Drawing, index: Tensor) -> Tensor:
     """Draw token number `index` (B,) of each row from scores float32 (B, V), which are overwritten; minus infinity
-    excludes a token. `maxima` (B, blocks) are those of blocks of the scores, small ones for few."""
-    best = maxima.amax(-1, keepdim=True)
+    excludes a token. `maxima` (B, blocks) are those of blocks of the scores, small ones for few, and `best` (B, 1)
+    those of the rows."""
     if drawing.few:
         values, ids = best_k(scores, min(drawing.widest_k, scores.shape[1]), maxima)
         keys = values.sub_(best).mul_(drawing.sharpness)
-        return pick_among(ids, weights_left(keys, drawing), uniforms(drawing.streams, index))
+        return pick_among(ids, weights_left(keys, drawing), drawing.numbers.at(index))
     keys = _keys(scores, best, drawing)
     if not drawing.warm:
         torch.threshold_(keys, -_RANGE, -torch.inf)
@@ -131,16 +134,16 @@ def draw(scores: Tensor, maxima: Tensor, drawing: Drawing, index: Tensor) -> Ten
         if drawing.min_p is not None:
             drop_below(keys, drawing.min_p)
         weights = keys.exp2_()
-        return pick(weights, block_sums(weights), uniforms(drawing.streams, index))
+        return pick(weights, block_sums(weights), drawing.numbers.at(index))
     preferred = _likeliest(keys, _highest(maxima, best, drawing, keys), drawing)
-    return draw_preferred(preferred, drawing.streams, index, (drawing.smallest_top_p, drawing.smallest_typical_p))
+    return draw_preferred(preferred, drawing.numbers, index, (drawing.smallest_top_p, drawing.smallest_typical_p))
 
 
-def draw_preferred(given: Preferred, streams: Tensor, index: Tensor, smallest_shares: tuple[float, float]) -> Tensor:
+def draw_preferred(given: Preferred, numbers: Numbers, index: Tensor, smallest_shares: tuple[float, float]) -> Tensor:
     """Draw token number `index` (B,) of each row. `smallest_shares` are those of any row's top-p and typical-p."""
     if given.weights.device.type == "cpu":
-        return draw_looking(given, streams, index)
-    return draw_ahead(given, streams, index, smallest_shares)
+        return draw_looking(given, numbers, index)
+    return draw_ahead(given, numbers, index, smallest_shares)
 
 
 def weights_left(keys: Tensor, drawing: Drawing) -> Tensor:
@@ -184,18 +187,20 @@ def _likeliest(keys: Tensor, highest: Tensor | None, drawing: Drawing) -> Prefer
     """The likeliest tokens first; `highest` (B, blocks) are the highest keys (B, V) of blocks. All are overwritten."""
     weights = torch.exp2(keys, out=drawing.scratch.take("weights", keys, keys.shape[0]))
     sums = block_sums(weights)
-    wanted = torch.full_like(keys[:, 0], torch.inf)
-    if drawing.top_p is not None:
-        wanted = (drawing.top_p * sums.sum(-1)).masked_fill_(drawing.top_p == 1, torch.inf)
+    total = sums.sum(-1)
+    wanted = torch.full_like(total, torch.inf) if drawing.top_p is None else drawing.top_p * total
+    if drawing.top_p is not None and drawing.loosest_top_p == 1:
+        wanted.masked_fill_(drawing.top_p == 1, torch.inf)
     if drawing.min_p is not None:  # which weights are in the share, those that min-p drops have a say in
         drop_below(keys, drawing.min_p)
         highest = None if highest is None else highest.sub_(drawing.min_p[:, None])
         wanted.mul_(drawing.min_p.neg().exp2_())
         weights = torch.exp2(keys, out=weights)
         sums = block_sums(weights)
+        total = sums.sum(-1)
     typical = None
     if drawing.typical_p is not None:
-        typical = Typical(drawing.typical_p, torch.minimum(wanted, sums.sum(-1)))
+        typical = Typical(drawing.typical_p, torch.minimum(wanted, total))
     spare = drawing.scratch.take("spare", keys, keys.shape[0])
     return Preferred(weights, sums, keys, wanted, spare, highest, typical)
 

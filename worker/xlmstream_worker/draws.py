@@ -17,6 +17,8 @@ _MIX1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX2 = 0x94D049BB133111EB - 2**64
 # A share this large of a float32 sum is still less than the sum.
 _LARGEST = 1.0 - 2.0**-22
+# Tokens that numbers are computed ahead for.
+_AHEAD = 16
 
 
 def signed_seed(seed: int) -> int:
@@ -30,12 +32,32 @@ def streams_of(seeds: Tensor, candidates: Tensor) -> Tensor:
 
 
 def uniforms(streams: Tensor, index: Tensor, attempt: int = 0) -> Tensor:
-    """float32 (B,), above 0 and at most 1 - 2**-22: what each row draws for its token number `index` int64 (B,) at the
-    given attempt, any int."""
+    """float32, above 0 and at most 1 - 2**-22: what each row draws for its token number `index` at the given attempt,
+    any int. `streams` and `index` int64 (B,), or of shapes that go together."""
     bits = _mix(streams + (index + 1) * _GOLDEN)
     if attempt:
         bits = _mix(bits + signed_seed(attempt * _GOLDEN))
     return _shift_right(bits, 40).to(torch.float32).add_(0.5).mul_(2.0**-24).clamp_(max=_LARGEST)
+
+
+class Numbers:
+    """What B rows draw at the first attempt, computed for some tokens ahead: one look-up a step instead of two dozen
+    small operations."""
+
+    def __init__(self, streams: Tensor) -> None:
+        self.streams = streams
+        self._first = self._ahead = streams.new_empty(0)
+        self._left, self._fresh = 0, True
+
+    def at(self, index: Tensor) -> Tensor:
+        """`uniforms` of these rows. From one call to the next the index (B,) of a row grows by at most 1."""
+        if not self._left:
+            # The rows of a batch that changes at each step are asked once.
+            self._left, self._fresh = 1 if self._fresh else _AHEAD, False
+            later = torch.arange(self._left, device=index.device)
+            self._first, self._ahead = index, uniforms(self.streams[:, None], index[:, None] + later)
+        self._left -= 1
+        return self._ahead.gather(1, (index - self._first)[:, None])[:, 0]
 
 
 def uniform(stream: int, index: int, attempt: int = 0) -> float:

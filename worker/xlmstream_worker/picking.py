@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .selection import BLOCK
+from .selection import BLOCK, row_starts
 
 # A share this large of a float32 sum is still less than the sum.
 _LARGEST = 1.0 - 2.0**-22
@@ -36,7 +36,7 @@ def pick(weights: Tensor, sums: Tensor, uniform: Tensor) -> Tensor:
     # How far into the block, as a share of it.
     share = target.sub_(running.gather(1, block)).add_(size).div_(size).clamp_(0.0, _LARGEST)
     block = block[:, 0]
-    places = torch.arange(0, B * blocks, blocks, device=weights.device).add_(block)
+    places = block + row_starts(B, blocks, weights.device)
     inside = _blocks(weights).flatten(0, 1).index_select(0, places).cumsum(-1)
     place = torch.searchsorted(inside, share.mul_(inside[:, -1:]), right=True)[:, 0]
     return place.add_(block, alpha=BLOCK).clamp_(max=last)

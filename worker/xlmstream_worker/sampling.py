@@ -97,20 +97,20 @@ def choose(scores: Tensor, history: History, plan: SamplingPlan) -> Choice:
         penalty.apply(scores, history)
     if maxima is None or plan.penalties:
         maxima = block_maxima(scores, plan.block)
-    usable = maxima.amax(-1).abs_() < torch.inf
+    best = maxima.amax(-1, keepdim=True)
     chosen = best_token(scores, maxima) if plan.greedy else None
     for drawing in plan.drawings:
         if drawing.rows is None:
-            chosen = draw(scores, maxima, drawing, history.produced)
+            chosen = draw(scores, maxima, best, drawing, history.produced)
         else:
             rows = drawing.rows
             own = plan.scratch.take("scores", scores, rows.shape[0])
             torch.index_select(scores, 0, rows, out=own)
-            drawn = draw(own, maxima[rows], drawing, history.produced[rows])
+            drawn = draw(own, maxima[rows], best[rows], drawing, history.produced[rows])
             chosen = torch.zeros_like(history.lengths) if chosen is None else chosen
             chosen[rows] = drawn
     assert chosen is not None
-    chosen = chosen.masked_fill_(~usable, -1)
+    chosen = chosen.masked_fill_(~(best.abs() < torch.inf)[:, 0], -1)
     if likelihoods is None or plan.logprobs is None:
         return Choice(chosen)
     of_chosen = likelihoods.of_ids(chosen[plan.logprobs.rows].clamp(min=0))

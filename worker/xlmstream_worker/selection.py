@@ -6,6 +6,8 @@ for few tokens looks for their blocks first. Rows of V scores, V a multiple of 2
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,12 @@ ROUNDING = 2.0**-20
 # Weights below 2**-44 of the best one are beyond float32 sums.
 _WEIGHT_RANGE = 44.0
 _BINS = 4096
+
+
+@functools.lru_cache(maxsize=64)
+def row_starts(rows: int, columns: int, device: torch.device) -> Tensor:
+    """int64 (rows,): where the rows of a matrix begin. Not to be changed: it is kept."""
+    return torch.arange(0, rows * columns, columns, device=device)
 
 
 def block_maxima(scores: Tensor, size: int = BLOCK) -> Tensor:
@@ -34,7 +42,7 @@ def best_token(scores: Tensor, maxima: Tensor) -> Tensor:
     size = scores.shape[1] // blocks
     if size == 1:
         return block
-    places = torch.arange(0, B * blocks, blocks, device=scores.device).add_(block)
+    places = block + row_starts(B, blocks, scores.device)
     return scores.view(B * blocks, size).index_select(0, places).argmax(-1).add_(block, alpha=size)
 
 

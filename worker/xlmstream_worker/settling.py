@@ -16,7 +16,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from .draws import uniform, uniforms
+from .draws import Numbers, uniform
 from .picking import block_sums, pick
 from .share import LOWEST_KEY, Preferred, surely_typical
 
@@ -25,19 +25,20 @@ Interval = tuple[float, float]
 # Tries to find an edge, and how many of them interpolate; the others halve.
 _TRIES, _INTERPOLATED = 64, 24
 _NORMAL = NormalDist()
+_PASS_BETWEEN = torch.ops.aten.hardtanh_backward.grad_input
 # Less than any weight but 0.
 _TINY = 2.0**-126
 # Weights nearer to each other than this, as a factor, count as equal at an edge.
 _SAME = 1.0 + 2.0**-20
 
 
-def draw_looking(given: Preferred, streams: Tensor, index: Tensor) -> Tensor:
+def draw_looking(given: Preferred, numbers: Numbers, index: Tensor) -> Tensor:
     """Draw token number `index` (B,) of each row."""
-    chosen = pick(given.weights, given.sums, uniforms(streams, index))
+    chosen = pick(given.weights, given.sums, numbers.at(index))
     open_ = (~given.certain(chosen)).nonzero()[:, 0].tolist()
     if not open_:
         return chosen
-    settling = _Settling(given, chosen.tolist(), streams.tolist(), index.tolist(), given.spare[0])
+    settling = _Settling(given, chosen.tolist(), numbers.streams.tolist(), index.tolist(), given.spare[0])
     settling.settle(open_, given.weights.gather(1, chosen[:, None])[:, 0].tolist())
     return torch.tensor(settling.chosen)
 
@@ -103,7 +104,7 @@ class _Settling:
         return zip(ids.tolist(), weights.gather(1, ids[:, None])[:, 0].tolist(), strict=True)
 
     def _weigh(self, row: int, interval: Interval) -> float:
-        return float(_between(self.given.weights[row], interval, self.spare).sum())
+        return _between(self.given.weights[row], interval, self.spare).sum().item()
 
     def _middle(self, row: int, inside: float, above: float, wanted: float) -> tuple[float, float, float]:
         """The log2 of the weight that a row expects, what the tokens weigh that top-p leaves, and the weight that they
@@ -113,7 +114,7 @@ class _Settling:
             # Tokens up to here together weigh no more than what is to be left out.
             low = 0.999 * (total - wanted) / weights.shape[0]
             edge = edge_of_share(
-                lambda weight: float(_between(weights, (weight, math.inf), self.spare).sum()),
+                lambda weight: _between(weights, (weight, math.inf), self.spare).sum().item(),
                 total, wanted, low, inside, above,
             )  # fmt: skip
             weights = _between(weights, (edge, math.inf), self.spare)
@@ -157,5 +158,5 @@ def edge_of_share(
 
 def _between(weights: Tensor, interval: Interval, out: Tensor) -> Tensor:
     """Weights (V,) with 0 for those outside, in one pass; a comparison and a selection take ten times as long."""
-    left: Tensor = torch.ops.aten.hardtanh_backward.grad_input(weights, weights, *interval, grad_input=out)
+    left: Tensor = _PASS_BETWEEN(weights, weights, *interval, grad_input=out)
     return left

@@ -20,7 +20,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from .draws import uniforms
+from .draws import Numbers, uniforms
 from .picking import block_sums, pick
 from .selection import drop_below, mass_floor
 
@@ -102,11 +102,12 @@ class Preferred:
         return replace(self, weights=weights, sums=block_sums(weights))
 
 
-def draw_ahead(given: Preferred, streams: Tensor, index: Tensor, smallest_shares: tuple[float, float]) -> Tensor:
+def draw_ahead(given: Preferred, numbers: Numbers, index: Tensor, smallest_shares: tuple[float, float]) -> Tensor:
     """Draw token number `index` (B,) of each row without a look at any result, for a device that computes ahead of the
     host; the weights of `given` are overwritten. `smallest_shares` are those of any row's top-p and typical-p."""
     top_p, typical_p = smallest_shares
-    chosen = pick(given.weights, given.sums, uniforms(streams, index))
+    chosen = pick(given.weights, given.sums, numbers.at(index))
+    streams = numbers.streams
     if top_p < 1:
         chosen = settle_ahead(given, chosen, streams, index, attempts_for(top_p))
     if typical_p < 1:
