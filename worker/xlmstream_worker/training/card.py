@@ -116,7 +116,7 @@ def make_card(directory: Path, files: Sequence[Path]) -> str:
         "## Corpus, attribution, licence\n\n" + "\n".join(SOURCES[kind]),
         _recipe(training, directory),
         FIGURES[kind](directory, training, files),
-        _reproduce(training, files),
+        _reproduce(training, directory, files),
     ]
     return "\n".join(parts)
 
@@ -209,9 +209,11 @@ def _objective(name: str, entry: Objective) -> str:
     return f"{title}{often}" if entry.weight == 1 else f"{title} (weight {entry.weight:g}){often}"
 
 
-def _reproduce(training: Training, files: Sequence[Path]) -> str:
+def _reproduce(training: Training, directory: Path, files: Sequence[Path]) -> str:
     names = " ".join(path.name for path in files)
-    more = "; `--init MODEL` goes on from the weights of the one before" if training.before else ""
-    text = f"""`xlmstream-train card MODEL {names}` measures every figure and draws every sample above again.
-        `xlmstream-train run RECIPE ... --run RUN` trains such a model; recipes are in `training.json`{more}."""
+    text = f"`xlmstream-train card MODEL {names}` measures every figure and draws every sample above again."
+    if not body_directory(directory):
+        more = "; `--init MODEL` goes on from the weights of the one before" if training.before else ""
+        text += f"""
+            `xlmstream-train run RECIPE ... --run RUN` trains such a model; recipes are in `training.json`{more}."""
     return f"## Recompute\n\n{_filled(text)}"

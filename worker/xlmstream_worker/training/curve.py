@@ -28,7 +28,7 @@ def write_curve(run: Path, path: Path, title: str) -> None:
 
 
 def draw(series: Mapping[str, Sequence[Point]], title: str) -> str:
-    """An SVG of (step, nats) series. Series whose name begins with `valid` get dots."""
+    """An SVG of (step, nats) series, named `train` or `valid` and the loss, which has one colour. `valid` gets dots."""
     points = [point for line in series.values() for point in line]
     last = max((x for x, _ in points), default=1.0)
     top = math.ceil(max((y for _, y in points), default=1.0))
@@ -48,8 +48,9 @@ def draw(series: Mapping[str, Sequence[Point]], title: str) -> str:
         _text(place((step, bottom))[0] - 12, HEIGHT - BOTTOM + 18, f"{step:,.0f}")
         for step in (0.0, last / 4, last / 2, last * 3 / 4, last)
     )
+    losses = list(dict.fromkeys(map(_loss, series)))
     for index, (name, line) in enumerate(series.items()):
-        colour = COLOURS[index % len(COLOURS)]
+        colour = COLOURS[losses.index(_loss(name)) % len(COLOURS)]
         placed = [place(point) for point in line]
         route = " ".join(f"{x},{y}" for x, y in placed)
         parts.append(f'<polyline points="{route}" fill="none" stroke="{colour}" stroke-width="1.2"/>')
@@ -63,3 +64,8 @@ def draw(series: Mapping[str, Sequence[Point]], title: str) -> str:
 
 def _text(x: float, y: float, text: str, colour: str = "#333") -> str:
     return f'<text x="{x}" y="{y}" fill="{colour}">{escape(text)}</text>'
+
+
+def _loss(name: str) -> str:
+    """What a series is of."""
+    return name.partition(" ")[2]
