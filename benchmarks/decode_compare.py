@@ -68,7 +68,8 @@ class Times:
         return Spread.of([took.cpu_s for took in self.runs])
 
     def __str__(self) -> str:
-        return f"{self.cpu:.2f}, {Spread.of([took.wall_s for took in self.runs]).median:.2f}"
+        cpu = f"{self.cpu:.2f}" if len(self.runs) > 1 else f"{self.runs[0].cpu_s:.2f}"
+        return f"{cpu}, {Spread.of([took.wall_s for took in self.runs]).median:.2f}"
 
 
 def against_transformers(

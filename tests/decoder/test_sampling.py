@@ -75,6 +75,15 @@ def test_nuclei_are_the_smallest_that_suffice(scale: float, top_p: float, vocabu
             )
 
 
+@pytest.mark.parametrize("top_p", [1e-9, 1e-7, 1e-5, 1 - 1e-5, 1 - 1e-7])
+@pytest.mark.parametrize("scale", [0.01, 1.0])
+def test_edges_of_nearly_nothing_and_nearly_all(top_p: float, scale: float) -> None:
+    weights = shifted(1, 30208, scale, 9)[0].exp2()
+    kept = weights[weights > edge_by_interpolation(weights, top_p)].double()
+    assert kept.sum() >= (top_p - 1e-5) * weights.double().sum()
+    assert kept.sum() - kept.min() <= (top_p + 1e-5) * weights.double().sum()
+
+
 @pytest.mark.parametrize("vocabulary", [5, 64, 256, 1000, 4096, 30208])
 def test_selection_equals_that_of_torch(vocabulary: int) -> None:
     scores = shifted(6, vocabulary, 1.0, 2)

@@ -143,7 +143,8 @@ def edge_of_share(
         # Exact where not even the lightest of the tokens can be missed.
         if above_low - low < wanted or high <= low * _SAME:
             break
-        share = excess / (excess + lack) if attempt < _INTERPOLATED else 0.5
+        both = excess + lack
+        share = excess / both if both > 0 and attempt < _INTERPOLATED else 0.5
         middle = low * (high / low) ** min(max(share, 0.01), 0.99)
         above_middle = above(middle)
         difference = deviation(above_middle) - target
