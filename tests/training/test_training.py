@@ -110,6 +110,16 @@ def test_stages_are_written_down_when_a_run_is_resumed_by_another_recipe(
     ]
 
 
+def test_other_objectives_begin_a_new_search_for_the_best_weights(
+    toy_file: Path, tmp_path: Path, make_recipe: MakeRecipe
+) -> None:
+    schedule = SCHEDULE | {"steps": 44}
+    first = make_recipe(objectives={"ranking": {"batch_pairs": 24}}, schedule=schedule)
+    assert run_recipe(first, [toy_file], tmp_path, Sitting(until=40)).best_step == 40
+    second = make_recipe(objectives={"mlm": {"batch_tokens": 256}}, schedule=schedule)  # its losses are higher
+    assert run_recipe(second, [toy_file], tmp_path, Sitting()).best_step == 44
+
+
 def test_time_is_up_leaves_a_run_to_be_continued(toy_file: Path, tmp_path: Path, make_recipe: MakeRecipe) -> None:
     assert run_recipe(make_recipe(), [toy_file], tmp_path, Sitting(max_seconds=0)).step == 0
     assert run_recipe(make_recipe(), [toy_file], tmp_path, Sitting(until=2)).step == 2

@@ -146,6 +146,9 @@ def _head(training: Training, directory: Path) -> str:
         own = sum(tensor.numel() for name, tensor in tensors.items() if not name.startswith(BASE_PREFIX))
         about += f""" All but {own:,} of these parameters are the body's, which lies in `{body.name}` and which other
             heads share."""
+    elif recipe.heads and not recipe.head:
+        beside = ", ".join(f"`{directory.name}-{HEADS[objective]}`" for objective in recipe.heads)
+        about += f" Heads on its body lie beside it: {beside}."
     return f"# {training.name}\n\n{_filled(about)}"
 
 

@@ -83,14 +83,17 @@ def load_state(run: Path, model: nn.Module, optimizers: dict[str, Optimizer]) ->
     return Progress(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
 
 
-def note_stage(run: Path, step: int, recipe: Recipe) -> None:
-    """Write down in RUN/stages.json what holds from `step` on: a resumed run may be given another recipe."""
+def note_stage(run: Path, step: int, recipe: Recipe) -> bool:
+    """Write down in RUN/stages.json what holds from `step` on: a resumed run may be given another recipe. Returns
+    whether it was given other objectives than before."""
     run.mkdir(parents=True, exist_ok=True)
     stages = [stage for stage in read_stages(run) if stage.from_step < step]
     fresh = Stage(step, recipe.schedule, recipe.objectives)
+    others = bool(stages) and stages[-1].objectives != fresh.objectives
     if not stages or dataclasses.replace(stages[-1], from_step=step) != fresh:
         stages.append(fresh)
     (run / STAGES).write_text(json.dumps(stages_document(stages), indent=2) + "\n", encoding="utf-8")
+    return others
 
 
 def read_stages(run: Path) -> list[Stage]:

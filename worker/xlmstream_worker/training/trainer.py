@@ -5,6 +5,7 @@ resuming between any two steps changes nothing.
 """
 
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -92,7 +93,8 @@ def train(
     """
     optimizers = build_optimizers(model, recipe.schedule)
     progress = load_state(run, model, optimizers)
-    note_stage(run, progress.step, recipe)
+    if note_stage(run, progress.step, recipe):
+        progress.best_loss = math.inf  # validation losses of other objectives are no measure for these
     last = min(recipe.schedule.steps, sitting.until or recipe.schedule.steps)
     sat_down = saved = time.monotonic()
     log = _Log(run, progress.step)
