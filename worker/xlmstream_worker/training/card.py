@@ -21,7 +21,7 @@ from .figures import (
     language_figures,
     masked_figures,
 )
-from .recipe import Objective
+from .recipe import HEADS, Objective
 from .tag_figures import ruled_tag_figures, tag_figures
 from .translation_figures import translation_figures
 
