@@ -151,5 +151,5 @@ def test_the_entity_model_tells_who_from_where() -> None:
     }
     assert found["Moses</w>"] == "PERSON"
     assert found["Egypt</w>"] == "PLACE"
-    assert found["for"] == "NUMBER"  # of forty
+    assert found[tokenizer.tokenize("forty", lang="en")[0]] == "NUMBER"
     assert found["went</w>"] == "O"
