@@ -62,7 +62,9 @@ class WorkerProcess:
         return any(entry["event"].startswith(event) for entry in self.entries())
 
     def entries(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        """Of its log so far, without a line that it is about to write."""
+        lines = self.log().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
 
     def kill(self) -> None:
         if self.alive:
