@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from xlmstream_worker import decoder as engine_module
 from xlmstream_worker.decoder import DecoderEngine
+from xlmstream_worker.rowwise import RowwisePlan
+from xlmstream_worker.sampling import BatchwisePlan
 from xlmstream_worker.sequences import DecodingMode, SamplingParameters, SequenceRequest
 
 PROMPT_TOKENS = 16
@@ -56,18 +57,21 @@ def _clock_s() -> float:
 def clocked(engine: DecoderEngine) -> Iterator[Clock]:
     """The parts of a step of this engine: "prefill", "slots" (storing keys, values and tokens), "joining" (copying them
     to another slot), "choose"."""
-    clock, original = Clock(), engine_module.choose
+    clock, plans = Clock(), (RowwisePlan, BatchwisePlan)
+    originals = [plan.choose for plan in plans]
     clock.wrap("slots", engine._cache, "write")
     clock.wrap("slots", engine._cache, "write_level")
     clock.wrap("slots", engine._cache, "append")
     clock.wrap("joining", engine._cache, "start")
     clock.wrap("joining", engine._cache, "move")
     clock.wrap("prefill", engine._forward, "prefill")
-    clock.wrap("choose", engine_module, "choose")
+    for plan in plans:
+        clock.wrap("choose", plan, "choose")
     try:
         yield clock
     finally:
-        engine_module.choose = original  # type: ignore[attr-defined]
+        for plan, original in zip(plans, originals, strict=True):
+            plan.choose = original  # type: ignore[method-assign]
 
 
 def prompts_of(count: int, vocabulary: int, *, ragged: bool = False) -> list[tuple[int, ...]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from unittest import mock
 
 import pytest
 import torch
@@ -13,18 +12,14 @@ from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from xlmstream_worker import drawing as drawing_module
 from xlmstream_worker import draws
-from xlmstream_worker.drawing import draw, drawings_of, is_few, weights_left
+from xlmstream_worker.drawing import draw, drawings_of, weights_left
 from xlmstream_worker.draws import signed_seed, streams_of, uniforms
 from xlmstream_worker.lanes import Row
 from xlmstream_worker.penalties import History, Occurrence
 from xlmstream_worker.picking import block_sums, pick
-from xlmstream_worker.scratch import Scratch
 from xlmstream_worker.selection import BLOCK, SMALL_BLOCK, best_k, best_token, block_maxima, mass_floor, share_floor
 from xlmstream_worker.sequences import SamplingParameters, SequenceRequest
-from xlmstream_worker.settling import edge_of_share
-from xlmstream_worker.share import attempts_for, draw_ahead
 
 
 def shifted(rows: int, vocabulary: int, scale: float, seed: int) -> Tensor:
@@ -37,15 +32,6 @@ def nucleus_by_sorting(scores: Tensor, top_p: float) -> float:
     probabilities = scores.double().softmax(-1).sort(descending=True).values
     sums = probabilities.cumsum(0)
     return float(sums[int((sums < top_p - 1e-9).sum())])
-
-
-def edge_by_interpolation(weights: Tensor, top_p: float) -> float:
-    def above(weight: float) -> float:
-        return float(weights[weights > weight].sum())
-
-    total = float(weights.sum())
-    low = (1 - top_p) * total / (2 * len(weights))
-    return edge_of_share(above, total, top_p * total, low, 1.0, 0.0)
 
 
 @given(
@@ -61,9 +47,6 @@ def test_nuclei_are_the_smallest_that_suffice(scale: float, top_p: float, vocabu
     scores = scores * math.log2(math.e)
     weights = scores.exp2()
     floors = [share_floor(scores, weights, wanted), mass_floor(scores, weights, wanted * weights.sum(-1))]
-    if top_p < 1:
-        edges = torch.tensor([edge_by_interpolation(row, top_p) for row in weights])
-        floors.append(edges.nextafter(torch.tensor(torch.inf)).log2())
     for floor in floors:
         for row in range(3):
             probabilities = (scores[row].double() * math.log(2)).softmax(-1)
@@ -73,15 +56,6 @@ def test_nuclei_are_the_smallest_that_suffice(scale: float, top_p: float, vocabu
             assert mass <= nucleus_by_sorting(scores[row] * math.log(2), top_p) + 1e-4 + 2 * float(
                 probabilities[scores[row] >= floor[row]].min()
             )
-
-
-@pytest.mark.parametrize("top_p", [1e-9, 1e-7, 1e-5, 1 - 1e-5, 1 - 1e-7])
-@pytest.mark.parametrize("scale", [0.01, 1.0])
-def test_edges_of_nearly_nothing_and_nearly_all(top_p: float, scale: float) -> None:
-    weights = shifted(1, 30208, scale, 9)[0].exp2()
-    kept = weights[weights > edge_by_interpolation(weights, top_p)].double()
-    assert kept.sum() >= (top_p - 1e-5) * weights.double().sum()
-    assert kept.sum() - kept.min() <= (top_p + 1e-5) * weights.double().sum()
 
 
 @pytest.mark.parametrize("vocabulary", [5, 64, 256, 1000, 4096, 30208])
@@ -166,12 +140,6 @@ def test_draws_match_splitmix_in_plain_integers() -> None:
         assert float(got) == pytest.approx(expected, rel=1e-7)
 
 
-@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 511), st.integers(-5, 5))
-def test_a_number_is_the_same_alone(stream: int, index: int, attempt: int) -> None:
-    together = uniforms(torch.tensor([stream]), torch.tensor([index]), attempt)
-    assert together.equal(torch.tensor([draws.uniform(stream, index, attempt)]))
-
-
 def test_numbers_ahead_are_those_of_each_token() -> None:
     streams = streams_of(torch.arange(3), torch.zeros(3, dtype=torch.int64))
     numbers, index = draws.Numbers(streams), torch.tensor([0, 7, 500])
@@ -199,8 +167,6 @@ WISHES = [
     SamplingParameters(temperature=1.2, top_p=0.9, min_p=0.02),
     SamplingParameters(temperature=1.0, min_p=0.01, typical_p=0.8),
 ]
-# Drawn from all, and again where the token is not in the share.
-SHARES = [wish for wish in WISHES if not is_few(wish) and (wish.top_p < 1 or wish.typical_p < 1)]
 
 
 def restricted_by_transformers(scores: Tensor, wish: SamplingParameters) -> Tensor:
@@ -223,7 +189,7 @@ def test_restrictions_leave_what_those_of_transformers_leave(scale: float) -> No
     for wish in WISHES:
         scores = shifted(2, 3072, scale, 3)
         expected = restricted_by_transformers(scores[1], wish)
-        (drawing,) = drawings_of(rows_of(wish, wish), scores.device, Scratch())
+        (drawing,) = drawings_of(rows_of(wish, wish), scores.device)
         keys = (scores - scores.amax(-1, keepdim=True)) * drawing.sharpness
         if drawing.few:  # what is left of the best k, the rest is out
             values, ids = best_k(keys, drawing.widest_k)
@@ -238,87 +204,16 @@ def test_restrictions_leave_what_those_of_transformers_leave(scale: float) -> No
 def drawn_together(scores: Tensor, wishes: Sequence[SamplingParameters], index: Tensor) -> Tensor:
     maxima = block_maxima(scores, SMALL_BLOCK)
     drawn = torch.full((len(wishes),), -1)
-    for drawing in drawings_of(rows_of(*wishes), scores.device, Scratch()):
+    for drawing in drawings_of(rows_of(*wishes), scores.device):
         rows = torch.arange(len(wishes)) if drawing.rows is None else drawing.rows
         own = maxima[rows]
         drawn[rows] = draw(scores[rows], own, own.amax(-1, keepdim=True), drawing, index[rows])
     return drawn
 
 
-def uniform(wish: SamplingParameters, index: int, attempt: int = 0) -> float:
+def uniform(wish: SamplingParameters, index: int) -> float:
     streams = streams_of(torch.tensor([signed_seed(wish.seed)]), torch.tensor([0]))
-    return float(uniforms(streams, torch.tensor([index]), attempt))
-
-
-def weight_before(weights: Tensor, keys: Tensor) -> Tensor:
-    """What the tokens weigh that are preferred to each."""
-    order = keys.sort(descending=True).indices
-    before = torch.zeros_like(weights)
-    before[order[1:]] = weights[order].cumsum(0)[:-1]
-    return before
-
-
-def plain_draw(scores: Tensor, wish: SamplingParameters, index: int) -> tuple[int, float]:
-    """The token, by sorting in float64 and drawing again until one is in both shares; and how near it was to being
-    another."""
-    probabilities = (scores.double() / wish.temperature).softmax(-1)
-    before = weight_before(probabilities, probabilities)
-    inside = probabilities * (before < wish.top_p)
-    inside /= inside.sum()
-    surprisal = -inside.log()
-    keys = -(surprisal - (inside * surprisal).nan_to_num(0.0).sum()).abs()
-    near = 1.0
-
-    def pick_from(weights: Tensor, attempt: int) -> int:
-        nonlocal near
-        running, u = weights.cumsum(0) / weights.sum(), uniform(wish, index, attempt)
-        near = min(near, float((running - u).abs().min()))
-        return int(torch.searchsorted(running, u, right=True))
-
-    token = pick_from(probabilities, 0)
-    for sign, weights, preference, share in (
-        (1, probabilities, probabilities, wish.top_p),
-        (-1, inside, keys, wish.typical_p),
-    ):
-        before = weight_before(weights, preference)
-        for attempt in range(1, 1000):
-            near = min(near, abs(float(before[token]) - share))
-            if share == 1 or before[token] < share:
-                break
-            token = pick_from(weights * (preference > preference[token]), sign * attempt)
-    return token, near
-
-
-@pytest.mark.parametrize("scale", [0.2, 1.0, 4.0])
-def test_draws_from_a_share_equal_sorting_and_trying_again(scale: float) -> None:
-    """Also without looking at results, as on a GPU."""
-    wishes = [
-        replace(wish, seed=seed)
-        for wish in (
-            SamplingParameters(temperature=0.7),
-            SamplingParameters(temperature=1.0, top_p=0.9),
-            SamplingParameters(temperature=0.3, top_p=0.5),
-            SamplingParameters(temperature=1.5, top_p=0.05),
-            SamplingParameters(temperature=1.0, typical_p=0.9),
-            SamplingParameters(temperature=1.0, typical_p=0.2),
-            SamplingParameters(temperature=1.0, top_p=0.9, typical_p=0.9),
-            SamplingParameters(temperature=0.6, top_p=0.5, typical_p=0.6),
-        )
-        for seed in range(20)
-    ]
-    scores = shifted(len(wishes), 3072, scale, 6)
-    index = torch.arange(len(wishes)) % 7
-    drawn = drawn_together(scores.clone(), wishes, index)
-    with mock.patch.object(drawing_module, "draw_preferred", draw_ahead):
-        ahead = drawn_together(scores.clone(), wishes, index)
-    assert drawn.equal(ahead)
-    clear = 0
-    for place, wish in enumerate(wishes):
-        expected, near = plain_draw(scores[place], wish, int(index[place]))
-        if near > 1e-5:
-            clear += 1
-            assert int(drawn[place]) == expected, wish
-    assert clear > 0.8 * len(wishes)
+    return float(uniforms(streams, torch.tensor([index])))
 
 
 @pytest.mark.parametrize("wish", WISHES, ids=range(len(WISHES)))
@@ -338,7 +233,7 @@ def test_draws_are_distributed_as_restricted(wish: SamplingParameters) -> None:
 @pytest.mark.parametrize("scale", [0.2, 4.0])
 def test_all_ways_of_drawing_draw_the_same(scale: float) -> None:
     """Where one uniform number decides, it is the one that falls on the token in the distribution that is left."""
-    wishes = [replace(wish, seed=seed) for wish in WISHES if wish not in SHARES for seed in range(12)]
+    wishes = [replace(wish, seed=seed) for wish in WISHES for seed in range(12)]
     scores = shifted(len(wishes), 3072, scale, 5)
     drawn = drawn_together(scores.clone(), wishes, torch.arange(len(wishes)))
     for place, wish in enumerate(wishes):
@@ -346,11 +241,6 @@ def test_all_ways_of_drawing_draw_the_same(scale: float) -> None:
         got = int(drawn[place])
         below = float(cumulated[got - 1]) if got else 0.0
         assert below - 1e-3 <= uniform(wish, place) <= float(cumulated[got]) + 1e-3
-
-
-def test_attempts_suffice_for_any_share() -> None:
-    assert attempts_for(1.0) == 1
-    assert attempts_for(0.9) < attempts_for(0.5) < attempts_for(0.01) < 32
 
 
 @pytest.mark.parametrize("temperature", [1e-40, 1e-3, 1e3])

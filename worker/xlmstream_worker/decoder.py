@@ -13,6 +13,7 @@ import torch
 
 from .beam import BeamSearch
 from .cache import PrefixStore, SlotCache
+from .choice import Chooser, Plan
 from .cross import SourceCache
 from .forward import Batch, Forward
 from .graphs import widest_padding
@@ -20,12 +21,11 @@ from .isolation import run_isolated
 from .lanes import Chunk, Placement, Prompt, Row
 from .limits import Limits
 from .network import Network
-from .penalties import History
 from .prefix import BLOCK_TOKENS
 from .readback import Chosen, Launch, Readback
-from .sampling import SamplingPlan, choose
+from .rowwise import RowwiseChooser
+from .sampling import BatchwiseChooser
 from .scheduler import Scheduler
-from .scratch import Scratch
 from .searches import Searches, failures_of, outputs_of
 from .sequences import (
     DecodingMode,
@@ -116,8 +116,10 @@ class DecoderEngine:
         )
         late = device.type == "cuda" if config.late_readback is None else config.late_readback
         self._readback = Readback(device, late=late)
-        self._plans: dict[DecodingMode, tuple[int, Batch, SamplingPlan]] = {}
-        self._scratch = Scratch()
+        rowwise = device.type == "cpu" if config.rowwise is None else config.rowwise
+        vocabulary = network.head.bias.shape[0]
+        self._chooser: Chooser = RowwiseChooser(self._cache, vocabulary) if rowwise else BatchwiseChooser(self._cache)
+        self._plans: dict[DecodingMode, tuple[int, Batch, Plan]] = {}
         self._searches = Searches(self._cache)
         self._ready: list[TokenOutput] = []
 
@@ -214,29 +216,26 @@ class DecoderEngine:
     def _decode(self, rows: Sequence[Row]) -> None:
         """Compute and choose the next token of rows that lie side by side."""
         batch, plan = self._plan(rows)
-        cache, slots = self._cache, batch.slots
-        context = max(row.tokens for row in batch.rows)
         scores = self._forward.scores(batch)
         # A search that failed in an earlier part of this very step is gone, though its rows may still be computed.
         searching = [place for place, row in enumerate(batch.rows) if row.request.key in self._searches]
         kept = [(batch.rows[place], scores[place].clone()) for place in searching]
-        history = History(cache.tokens[slots, :context], cache.lengths[slots], plan.prompt_lengths)
-        choice = choose(scores, history, plan)
-        cache.append(slots, choice.ids.clamp(min=0))
+        choice = plan.choose(scores)
+        self._cache.append(batch.slots, choice.ids.clamp(min=0))
         advanced = self._searches.advance(kept, self._fail_search)
-        self._readback.send(Launch.of(batch.rows, choice, plan.logprobs, advanced))
+        self._readback.send(Launch.of(batch.rows, choice, plan, advanced))
         for row in batch.rows:
             row.produced += 1
             row.leaving |= row.produced == row.limit
 
-    def _plan(self, rows: Sequence[Row]) -> tuple[Batch, SamplingPlan]:
+    def _plan(self, rows: Sequence[Row]) -> tuple[Batch, Plan]:
         """The tensors that describe these rows, made again only when the rows of the lane change."""
         lane = self._scheduler.lanes[rows[0].request.mode]
         known = self._plans.get(lane.mode)
         if known is not None and known[0] == lane.version and len(known[1].rows) == len(rows):
             return known[1], known[2]
         batch = self._forward.batch(rows)
-        plan = SamplingPlan.of(batch.rows, self._cache.lengths.device, self._scratch)
+        plan = self._chooser.plan(batch.rows, batch.slots)
         if len(rows) == len(lane.rows):
             self._plans[lane.mode] = (lane.version, batch, plan)
         return batch, plan

@@ -1,4 +1,4 @@
-"""Uniform random numbers that are a function of (seed, candidate, index, try): no generator, no state, no order of
+"""Uniform random numbers that are a function of (seed, candidate, index): no generator, no state, no order of
 drawing.
 
 A row draws the same number whatever else is in the batch, on whichever device, and after a resume. The function is the
@@ -31,17 +31,15 @@ def streams_of(seeds: Tensor, candidates: Tensor) -> Tensor:
     return _mix(seeds + (candidates + 1) * _GOLDEN)
 
 
-def uniforms(streams: Tensor, index: Tensor, attempt: int = 0) -> Tensor:
-    """float32, above 0 and at most 1 - 2**-22: what each row draws for its token number `index` at the given attempt,
-    any int. `streams` and `index` int64 (B,), or of shapes that go together."""
+def uniforms(streams: Tensor, index: Tensor) -> Tensor:
+    """float32, above 0 and at most 1 - 2**-22: what each row draws for its token number `index`. `streams` and `index`
+    int64 (B,), or of shapes that go together."""
     bits = _mix(streams + (index + 1) * _GOLDEN)
-    if attempt:
-        bits = _mix(bits + signed_seed(attempt * _GOLDEN))
     return _shift_right(bits, 40).to(torch.float32).add_(0.5).mul_(2.0**-24).clamp_(max=_LARGEST)
 
 
 class Numbers:
-    """What B rows draw at the first attempt, computed for some tokens ahead: one look-up a step instead of two dozen
+    """What B rows draw, computed for some tokens ahead: one look-up a step instead of two dozen
     small operations."""
 
     def __init__(self, streams: Tensor) -> None:
@@ -60,12 +58,9 @@ class Numbers:
         return self._ahead.gather(1, (index - self._first)[:, None])[:, 0]
 
 
-def uniform(stream: int, index: int, attempt: int = 0) -> float:
-    """One of `uniforms`, without tensors: for few of them the quicker way."""
-    bits = _mix_one(stream + (index + 1) * _GOLDEN)
-    if attempt:
-        bits = _mix_one(bits + attempt * _GOLDEN)
-    return min(((bits >> 40) + 0.5) * 2.0**-24, _LARGEST)
+def stream_of(seed: int, candidate: int) -> int:
+    """One of `streams_of`, as an unsigned number, without tensors."""
+    return _mix_one(seed + (candidate + 1) * _GOLDEN)
 
 
 def _mix_one(x: int) -> int:

@@ -1,7 +1,7 @@
 """Where a uniform number falls among weights: the inverse of their running sum, in the order of the vocabulary.
 
-Sums are taken over blocks first, so that float32 keeps its precision over a large vocabulary, and a search looks at
-one block only.
+Sums are taken over blocks first, so that a search looks at one block only. Running sums are float64: some devices add
+up in an order in which a float32 sum can grow by rounding at a weight of 0.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def pick(weights: Tensor, sums: Tensor, uniform: Tensor) -> Tensor:
     """
     B, blocks = sums.shape
     last = weights.shape[1] - 1
-    running = sums.cumsum(-1)
+    running = sums.cumsum(-1, dtype=torch.float64)
     target = uniform[:, None] * running[:, -1:]
     block = torch.searchsorted(running, target, right=True).clamp_(max=blocks - 1)
     size = sums.gather(1, block)
@@ -37,7 +37,7 @@ def pick(weights: Tensor, sums: Tensor, uniform: Tensor) -> Tensor:
     share = target.sub_(running.gather(1, block)).add_(size).div_(size).clamp_(0.0, _LARGEST)
     block = block[:, 0]
     places = block + row_starts(B, blocks, weights.device)
-    inside = _blocks(weights).flatten(0, 1).index_select(0, places).cumsum(-1)
+    inside = _blocks(weights).flatten(0, 1).index_select(0, places).cumsum(-1, dtype=torch.float64)
     place = torch.searchsorted(inside, share.mul_(inside[:, -1:]), right=True)[:, 0]
     return place.add_(block, alpha=BLOCK).clamp_(max=last)
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .beam import BeamSearch
+from .choice import Choice, Plan
 from .lanes import Row
-from .sampling import Choice, Logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,9 @@ class Launch:
     searches: tuple[BeamSearch, ...]
 
     @classmethod
-    def of(
-        cls, rows: tuple[Row, ...], choice: Choice, logprobs: Logprobs | None, searches: tuple[BeamSearch, ...]
-    ) -> Launch:
+    def of(cls, rows: tuple[Row, ...], choice: Choice, plan: Plan, searches: tuple[BeamSearch, ...]) -> Launch:
         """To be made before the rows count the token as produced."""
-        reporting = () if logprobs is None else logprobs.places
-        return cls(rows, tuple(row.produced for row in rows), choice, reporting, searches)
+        return cls(rows, tuple(row.produced for row in rows), choice, plan.reporting, searches)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,23 +12,50 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .cache import SlotCache
+from .choice import Choice
 from .drawing import Drawing, draw, drawings_of
 from .lanes import Row
 from .penalties import History, Penalty, penalties_of
-from .scratch import Scratch
 from .selection import BLOCK, SMALL_BLOCK, best_k, best_token, block_maxima
 from .transfer import upload
 
 _LOG2_E, _LN_2 = math.log2(math.e), math.log(2)
 
 
+class BatchwiseChooser:
+    """Chooses by operations on all rows of a batch, on whatever device the cache is."""
+
+    def __init__(self, cache: SlotCache) -> None:
+        self._cache = cache
+
+    def plan(self, rows: Sequence[Row], slots: slice) -> BatchwisePlan:
+        device = self._cache.lengths.device
+        drawings = drawings_of(rows, device)
+        logprobs = Logprobs.of(rows, device)
+        small = logprobs is not None or any(drawing.few for drawing in drawings)
+        return BatchwisePlan(
+            rows=tuple(rows),
+            tokens=self._cache.tokens[slots],
+            lengths=self._cache.lengths[slots],
+            prompt_lengths=upload([len(row.request.prompt_ids) for row in rows], device),
+            penalties=penalties_of(rows, device),
+            drawings=drawings,
+            greedy=any(row.request.sampling.temperature == 0 for row in rows),
+            block=SMALL_BLOCK if small else BLOCK,
+            logprobs=logprobs,
+        )
+
+
 @dataclass(frozen=True, slots=True)
-class SamplingPlan:
-    """What the rows of one batch ask for, as tensors, valid as long as the batch has these rows.
+class BatchwisePlan:
+    """A part that no row asks for is None or empty and costs nothing."""
 
-    A part that no row asks for is None and costs nothing.
-    """
-
+    rows: tuple[Row, ...]
+    tokens: Tensor
+    """int64 (B, T)"""
+    lengths: Tensor
+    """int64 (B,)"""
     prompt_lengths: Tensor
     """int64 (B,)"""
     penalties: tuple[Penalty, ...]
@@ -38,23 +65,14 @@ class SamplingPlan:
     block: int
     """Size of the blocks of the vocabulary whose maxima these need."""
     logprobs: Logprobs | None
-    scratch: Scratch
 
-    @classmethod
-    def of(cls, rows: Sequence[Row], device: torch.device, scratch: Scratch) -> SamplingPlan:
-        lengths = [len(row.request.prompt_ids) for row in rows]
-        drawings = drawings_of(rows, device, scratch)
-        logprobs = Logprobs.of(rows, device)
-        small = logprobs is not None or any(drawing.few for drawing in drawings)
-        return cls(
-            prompt_lengths=upload(lengths, device),
-            penalties=penalties_of(rows, device),
-            drawings=drawings,
-            greedy=any(row.request.sampling.temperature == 0 for row in rows),
-            block=SMALL_BLOCK if small else BLOCK,
-            logprobs=logprobs,
-            scratch=scratch,
-        )
+    @property
+    def reporting(self) -> tuple[int, ...]:
+        return () if self.logprobs is None else self.logprobs.places
+
+    def choose(self, scores: Tensor) -> Choice:
+        context = max(row.tokens for row in self.rows)
+        return choose(scores, History(self.tokens[:, :context], self.lengths, self.prompt_lengths), self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +94,12 @@ class Logprobs:
         return cls(upload(places, device), places, max(rows[i].request.top_logprobs or 0 for i in places))
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The chosen ids int64 (B,), -1 where a row's scores left none (not a number, or all excluded); and, for the R
-    rows of `Logprobs`, the log-probabilities float32 (R,) of their ids and (R, N) of the best ids int64 (R, N)."""
-
-    ids: Tensor
-    logprobs: Tensor | None = None
-    top_logprobs: Tensor | None = None
-    top_ids: Tensor | None = None
-
-
-def choose(scores: Tensor, history: History, plan: SamplingPlan) -> Choice:
+def choose(scores: Tensor, history: History, plan: BatchwisePlan) -> Choice:
     """The next token of every row. `scores` float32 (B, V) are overwritten."""
     maxima = likelihoods = None
     if plan.logprobs is not None:
         maxima = block_maxima(scores, plan.block)
-        likelihoods = Likelihoods.of(scores, maxima, plan.logprobs, plan.scratch)
+        likelihoods = Likelihoods.of(scores, maxima, plan.logprobs)
     for penalty in plan.penalties:
         penalty.apply(scores, history)
     if maxima is None or plan.penalties:
@@ -104,9 +111,7 @@ def choose(scores: Tensor, history: History, plan: SamplingPlan) -> Choice:
             chosen = draw(scores, maxima, best, drawing, history.produced)
         else:
             rows = drawing.rows
-            own = plan.scratch.take("scores", scores, rows.shape[0])
-            torch.index_select(scores, 0, rows, out=own)
-            drawn = draw(own, maxima[rows], best[rows], drawing, history.produced[rows])
+            drawn = draw(scores[rows], maxima[rows], best[rows], drawing, history.produced[rows])
             chosen = torch.zeros_like(history.lengths) if chosen is None else chosen
             chosen[rows] = drawn
     assert chosen is not None
@@ -130,15 +135,13 @@ class Likelihoods:
     best_ids: Tensor
 
     @classmethod
-    def of(cls, scores: Tensor, maxima: Tensor, wanted: Logprobs, scratch: Scratch) -> Likelihoods:
-        R = wanted.rows.shape[0]
-        keys = scratch.take("likelihoods", scores, R)
-        if scores.shape[0] > R:
-            scores, maxima = torch.index_select(scores, 0, wanted.rows, out=keys), maxima[wanted.rows]
+    def of(cls, scores: Tensor, maxima: Tensor, wanted: Logprobs) -> Likelihoods:
+        if scores.shape[0] > wanted.rows.shape[0]:
+            scores, maxima = scores[wanted.rows], maxima[wanted.rows]
         best, ids = best_k(scores, max(wanted.widest, 1), maxima)
-        torch.sub(scores, best[:, :1], out=keys).mul_(_LOG2_E)
+        keys = (scores - best[:, :1]).mul_(_LOG2_E)
         # Powers of two are several times as quick as those of e.
-        total = torch.exp2(keys, out=scratch.take("spare", keys, R)).sum(-1, keepdim=True).log2_()
+        total = keys.exp2().sum(-1, keepdim=True).log2_()
         top = keys.gather(1, ids).sub_(total).mul_(_LN_2)
         return cls(keys, total, top, ids)
 

@@ -15,8 +15,6 @@ BLOCK = 256
 # What `best_k` narrows its choice to: blocks, and every eighth element of those.
 _LOG_SMALL_BLOCK, _LOG_STRIDE = 6, 3
 SMALL_BLOCK, _STRIDE = 2**_LOG_SMALL_BLOCK, 2**_LOG_STRIDE
-# What rounding may take off a key, a power of two, at the edge of a range.
-ROUNDING = 2.0**-20
 # Weights below 2**-44 of the best one are beyond float32 sums.
 _WEIGHT_RANGE = 44.0
 _BINS = 4096
@@ -85,8 +83,9 @@ def share_floor(keys: Tensor, weights: Tensor, share: Tensor) -> Tensor:
 def mass_floor(keys: Tensor, weights: Tensor, wanted: Tensor) -> Tensor:
     """A key (B,) such that the tokens at or above it weigh `wanted` (B,), found without sorting.
 
-    `weights` (B, V) are 2**keys. Two rounds, the second looking closer into the bin of the first that holds the edge:
-    tokens within 44 / 4096**2 of the edge count as equals. 44 below the best, where all above weigh too little.
+    `weights` (B, V) are 0 for excluded tokens. Two rounds, the second looking closer into the bin of the first that
+    holds the edge: tokens within 44 / 4096**2 of the edge count as equals. 44 below the best, where all above weigh too
+    little.
     """
     high = keys.amax(-1, keepdim=True)
     counted = torch.zeros_like(high)
@@ -101,8 +100,3 @@ def mass_floor(keys: Tensor, weights: Tensor, wanted: Tensor) -> Tensor:
         counted = (running - sums).gather(1, edge)
         high = high - edge * width
     return (high - width)[:, 0]
-
-
-def drop_below(keys: Tensor, floors: Tensor) -> None:
-    """Make keys (B, V) below floors (B,) minus infinity, in place; the others change by a constant."""
-    torch.threshold_(keys.sub_(floors[:, None]), -ROUNDING, -torch.inf)

@@ -227,6 +227,9 @@ class EngineConfig:
     static_shapes: bool | None = None
     """Decode a fixed number of slots and positions, more than the rows need, so that a GPU can launch a whole step as
     one recorded graph. None: on a GPU."""
+    rowwise: bool | None = None
+    """Choose tokens row by row in compiled code, which only a CPU can; otherwise by operations on all rows. None: on a
+    CPU."""
     prefill_tokens: int = 256
     """Most prompt tokens computed per step, and as many of sources, so that a long text never holds up the rows that
     decode."""
@@ -242,5 +245,7 @@ class EngineConfig:
             raise ValueError(f"dtype must be float32, bfloat16 or float16, got {self.dtype!r}")
         if self.prefix_cache_bytes < 0:
             raise ValueError(f"prefix_cache_bytes must be at least 0, got {self.prefix_cache_bytes}")
+        if self.rowwise and self.device != "cpu":
+            raise ValueError(f"rowwise needs the device cpu, got {self.device!r}")
         if self.prefill_tokens < 1:
             raise ValueError(f"prefill_tokens must be at least 1, got {self.prefill_tokens}")
