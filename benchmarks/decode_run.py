@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.rowwise import RowwisePlan
@@ -32,9 +33,10 @@ class Clock:
     own_s: float = field(default_factory=lambda: _clock_s())
 
     def wrap(self, name: str, owner: object, attribute: str) -> None:
-        inner: Callable[..., object] = getattr(owner, attribute)
+        setattr(owner, attribute, self.clocked(name, getattr(owner, attribute)))
 
-        def timed(*arguments: object, **keywords: object) -> object:
+    def clocked(self, name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: object, **keywords: object) -> Any:
             if self.inside:
                 return inner(*arguments, **keywords)
             self.inside = True
@@ -45,7 +47,7 @@ class Clock:
             self.inside = False
             return result
 
-        setattr(owner, attribute, timed)
+        return timed
 
 
 def _clock_s() -> float:
@@ -59,8 +61,8 @@ def clocked(engine: DecoderEngine) -> Iterator[Clock]:
     to another slot), "choose"."""
     clock, plans = Clock(), (RowwisePlan, BatchwisePlan)
     originals = [plan.choose for plan in plans]
-    clock.wrap("slots", engine._cache, "write")
-    clock.wrap("slots", engine._cache, "write_level")
+    writer = clock.clocked("slots", engine._cache.writer)
+    engine._cache.writer = lambda *given: clock.clocked("slots", writer(*given))  # type: ignore[method-assign]
     clock.wrap("slots", engine._cache, "append")
     clock.wrap("joining", engine._cache, "start")
     clock.wrap("joining", engine._cache, "move")

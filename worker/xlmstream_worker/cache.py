@@ -5,13 +5,16 @@ All of it is allocated once. A slot is one row of each tensor; nothing here know
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .cross import SourceCache
+from .rowwise.storing import append_tokens, store_newest
+from .rowwise.vectors import Floats
+from .rowwise.wishes import Ids
 from .transfer import upload
 
 _WIDEST = torch.complex128
@@ -29,14 +32,22 @@ class _Window:
     """Views of a range of B slots: making them takes as long as what is done with them at a step."""
 
     slots: slice
-    flat_tokens: Tensor
-    """(S * T,): the tokens of all slots."""
     ends: Tensor
     """(B,)"""
     counts: Tensor
     """(2, B)"""
-    layers: list[Tensor]
-    """(B, T, 2*H*D) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _InMemory:
+    """The same memory as compiled code sees it, on a CPU in float32."""
+
+    layers: list[Floats]
+    """(S, T, 2*H*D) each."""
+    tokens: Ids
+    """(S, T)"""
+    counts: Ids
+    """(2, S)"""
 
 
 class SlotCache:
@@ -78,6 +89,10 @@ class SlotCache:
         self._element = _WIDEST if aligned else dtype
         self._places = [layer.view(self._element) for layer in self._flat]
         self._window = self._window_of(slice(0, slots))
+        self._in_memory: _InMemory | None = None
+        if device.type == "cpu" and dtype == torch.float32:
+            layers = [layer.view(slots, positions, -1).numpy() for layer in self._flat]
+            self._in_memory = _InMemory(layers, self.tokens.numpy(), self._counts.numpy())
 
     @property
     def bytes(self) -> int:
@@ -88,9 +103,15 @@ class SlotCache:
         """Store kv (N, 2*H*D), keys then values, at the places index (N,) = slot * T + position."""
         self._places[layer].index_copy_(0, index, kv.view(self._element))
 
-    def write_level(self, layer: int, slots: slice, position: int, kv: Tensor) -> None:
-        """The same at one position of each of a range of slots: quicker, and needs no places."""
-        self._view(slots).layers[layer].select(1, position).copy_(kv)
+    def writer(self, slots: slice, positions: Tensor) -> Callable[[int, Tensor], None]:
+        """What stores, of a layer's projections (B * Q, P), the last 2*H*D columns, keys then values, at positions
+        (B, Q) of a range of slots: those of each slot's newest token and of the Q - 1 behind it."""
+        if self._in_memory is not None:
+            layers, lengths = self._in_memory.layers, self._in_memory.counts[0, slots]
+            return lambda layer, projected: store_newest(layers[layer], lengths, slots.start, projected.numpy())
+        starts = torch.arange(slots.start, slots.stop, device=positions.device)[:, None] * self.positions
+        index = (positions + starts).flatten()
+        return lambda layer, projected: self.write(layer, index, projected[:, -self._flat[layer].shape[1] :])
 
     def read(self, layer: int, slots: slice, context: int) -> tuple[Tensor, Tensor]:
         """Keys and values (B, H, context, D) of a range of slots, as views."""
@@ -119,9 +140,13 @@ class SlotCache:
 
     def append(self, slots: slice, ids: Tensor) -> None:
         """Add one token (B,) to each slot of a range; none of them is full."""
-        window = self._view(slots)
-        window.flat_tokens.scatter_(0, window.ends, ids)
-        window.counts.add_(self._one)
+        if self._in_memory is not None:
+            append_tokens(self._in_memory.tokens, self._in_memory.counts, slots.start, ids.numpy())
+            return
+        if slots != self._window.slots:
+            self._window = self._window_of(slots)
+        self.tokens.view(-1).scatter_(0, self._window.ends, ids)
+        self._window.counts.add_(self._one)
 
     def reorder(self, slots: Tensor, sources: Tensor, start: int, stop: int) -> None:
         """Give row slots[i] the tokens, keys and values start..stop of row slots[sources[i]]; int64 (N,) both."""
@@ -146,14 +171,8 @@ class SlotCache:
         """Memory of the keys and values of this many tokens."""
         return self.bytes // (self.slots * self.positions) * tokens
 
-    def _view(self, slots: slice) -> _Window:
-        if slots != self._window.slots:
-            self._window = self._window_of(slots)
-        return self._window
-
     def _window_of(self, slots: slice) -> _Window:
-        layers = [layer.view(self.slots, self.positions, -1)[slots] for layer in self._flat]
-        return _Window(slots, self.tokens.view(-1), self._counts[1, slots], self._counts[:, slots], layers)
+        return _Window(slots, self._counts[1, slots], self._counts[:, slots])
 
     def _copy_kv(self, source: int, slot: int, n: int) -> None:
         for layer in self.layers:

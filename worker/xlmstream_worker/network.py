@@ -157,19 +157,15 @@ class Network:
         mask. `source_context`: at least the positions of every source, in a model that reads them.
         """
         B, Q = ids.shape
-        level = not ragged and Q == 1
-        bias = None if level else self._bias(positions, context)
-        store = partial(cache.write_level, slots=slots, position=context - 1)
-        if not level:
-            starts = torch.arange(slots.start, slots.stop, device=self.device)[:, None] * cache.positions
-            store = partial(cache.write, index=(positions + starts).flatten())
+        bias = self._bias(positions, context) if ragged or Q > 1 else None
+        store = cache.writer(slots, positions)
         sources, hidden = cache.sources, None
         if sources is not None and ragged:
             hidden = closed_bias(sources.visible(slots, source_context), self.dtype)
         x = self._embed(ids, positions, languages[:, None]).flatten(0, 1)
         for number, layer in enumerate(self.layers):
             qkv = layer.qkv(x)
-            store(number, kv=qkv[:, layer.inner :])
+            store(number, qkv)
             q = qkv[:, : layer.inner].view(B, Q, layer.heads, self.head_dim).transpose(1, 2)
             if layer is self.layers[-1] and Q > 1:  # only the mask's own scores are read
                 q, x = q[:, :, -1:], x.view(B, Q, -1)[:, -1]

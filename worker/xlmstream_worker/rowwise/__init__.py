@@ -1,4 +1,5 @@
-"""Choosing tokens on a CPU: row by row in compiled code, where `sampling` computes all rows at once on a device.
+"""What is done row by row in compiled code on a CPU: choosing tokens, where `sampling` computes all rows at once on a
+device, and storing what a step brings.
 
     chooser       a batch's rows to arrays; what the engine calls
     wishes        what rows ask for, as arrays
@@ -6,6 +7,7 @@
     penalising    bias, penalties, bans
     drawing       drawing at random
     vectors       passes over a row's scores or weights
+    storing       tokens, keys and values to their slots
     compiling     Python to machine code
 
 A step of a small model takes some 5 ms: operations on all rows of which each takes as long to be called as to be

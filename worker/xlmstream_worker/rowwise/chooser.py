@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from xlmstream_worker.cache import SlotCache
 from xlmstream_worker.choice import Choice
 from xlmstream_worker.lanes import Row
 
 from .choosing import choose_rows
 from .vectors import Floats
 from .wishes import Ids, Wishes
+
+if TYPE_CHECKING:
+    from xlmstream_worker.cache import SlotCache
 
 
 class RowwiseChooser:
