@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .cache import SlotCache
-from .graphs import Compute, GraphedSteps, padded_context, padded_rows, shapes
+from .graphs import GraphedSteps, padded_context, padded_rows, shapes
 from .lanes import Chunk, Prompt, Row
 from .network import Network, Run, Span, Tokens, closed_bias
 from .sequences import DecodingMode
@@ -50,10 +50,9 @@ class Forward:
         self._causal, self._static, self._padded = causal, static and causal, static
         self._mask_id, self._pad_id = mask_id, pad_id
         self._max_rows = max_rows
-        self._compute: Compute = self._decode
+        self._graphs: GraphedSteps | None = None
         if self._static and network.device.type == "cuda":
-            rows, vocabulary = padded_rows(max_rows), network.head.bias.shape[0]
-            self._compute = GraphedSteps(self._decode, rows, vocabulary, network.device)
+            self._graphs = GraphedSteps(padded_rows(max_rows), network.head.bias.shape[0], network.device)
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         """Describe rows that lie side by side."""
@@ -71,12 +70,16 @@ class Forward:
         ids: list[int] = []
         positions: list[int] = []
         languages: list[int] = []
+        places: list[int] = []
         for chunk in chunks:
             ids += chunk.prompt.ids[chunk.start : chunk.stop]
             positions += range(chunk.start, chunk.stop)
             languages += [self.language(chunk.prompt.request.language_id)] * (chunk.stop - chunk.start)
+            first = chunk.prompt.slot * self.cache.positions
+            places += range(first + chunk.start, first + chunk.stop)
         spans = [Span(chunk.prompt.slot, chunk.start, chunk.stop) for chunk in chunks]
-        self.network.prefill(self.ids(ids), self.ids(positions), self.ids(languages), spans, self.cache)
+        values = (self.ids(ids), self.ids(positions), self.ids(languages), self.ids(places))
+        self.network.prefill(*values, spans, self.cache)
 
     def scores(self, batch: Batch) -> Tensor:
         """Scores float32 (B, V) of the next token of every row. They may be overwritten by the next call."""
@@ -89,7 +92,7 @@ class Forward:
         if not self._static:
             sizes = {(row.tokens, row.source_tokens) for row in batch.rows}
             ragged = mode is DecodingMode.MASK_APPEND or sizes != {(context, source_context)}
-            return self._decode(mode, slots, context, source_context, ragged=ragged)
+            return self._decode(mode, slots, context, source_context, ragged=ragged).float()
         B = len(batch.rows)
         padding = padded_rows(B) - B
         context = padded_context(context, self.cache.positions)
@@ -97,23 +100,29 @@ class Forward:
             source_context = padded_context(source_context, self.cache.sources.positions)
         # Padding lies beyond the inner end of the lane: above the rows from the bottom, below those from the top.
         if mode is DecodingMode.NEXT_TOKEN:
-            return self._compute(mode, slice(slots.start, slots.stop + padding), context, source_context)[:B]
-        return self._compute(mode, slice(slots.start - padding, slots.stop), context, source_context)[padding:]
+            return self._launch(mode, slice(slots.start, slots.stop + padding), context, source_context)[:B]
+        return self._launch(mode, slice(slots.start - padding, slots.stop), context, source_context)[padding:]
 
     def record(self) -> None:
         """Make all recordings now. Only while no row is in the cache."""
-        if not isinstance(self._compute, GraphedSteps):
+        if self._graphs is None:
             return
         top, sources = self.cache.lane_slots, self.cache.sources
         longest_source = 0 if sources is None else sources.positions
         for rows, context, source_context in shapes(self._max_rows, self.cache.positions, longest_source):
-            self._compute(DecodingMode.NEXT_TOKEN, slice(0, rows), context, source_context)
+            self._graphs.record(self._decode, DecodingMode.NEXT_TOKEN, slice(0, rows), context, source_context)
             if sources is None:
-                self._compute(DecodingMode.MASK_APPEND, slice(top - rows, top), context, 0)
+                self._graphs.record(self._decode, DecodingMode.MASK_APPEND, slice(top - rows, top), context, 0)
+
+    def _launch(self, mode: DecodingMode, slots: slice, context: int, source_context: int) -> Tensor:
+        """A step of fixed shape, whole where it has been recorded; float32 (B, V)."""
+        recorded = None if self._graphs is None else self._graphs.replay(mode, slots, context, source_context)
+        return self._decode(mode, slots, context, source_context).float() if recorded is None else recorded
 
     def _decode(
         self, mode: DecodingMode, slots: slice, context: int, source_context: int, *, ragged: bool = True
     ) -> Tensor:
+        """Scores (B, V) of a range of slots, in the network's dtype."""
         cache, network = self.cache, self.network
         # Slots without a row may say anything below the limit.
         lengths = cache.lengths[slots, None].clamp(max=cache.positions - 1) if ragged else cache.lengths[slots, None]
@@ -161,7 +170,7 @@ class Forward:
         states = self.network.recompute(tokens, runs, last)
         # The state of a mask beyond the inferred length is zero: the bias of the head is all that is left.
         states = states.mul_(seen > lengths)
-        return self.network.scores(states[self.ids(sorted(range(len(rows)), key=order.__getitem__))])
+        return self.network.scores(states[self.ids(sorted(range(len(rows)), key=order.__getitem__))]).float()
 
     def _runs(self, counts: Mapping[int, int], visible: Tensor | None) -> list[Run]:
         """`counts`: how many rows of each length, in order; `visible` bool (B, T): where not all that is there is."""

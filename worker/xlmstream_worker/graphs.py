@@ -18,7 +18,7 @@ from .sequences import DecodingMode
 _CONTEXT_STEP = 128
 
 Compute = Callable[[DecodingMode, slice, int, int], Tensor]
-"""(mode, slots, context, context of the sources or 0) to scores float32 (B, V)."""
+"""(mode, slots, context, context of the sources or 0) to scores (B, V)."""
 
 
 def padded_rows(rows: int) -> int:
@@ -55,34 +55,53 @@ def _contexts(limit: int) -> list[int]:
 
 
 class GraphedSteps:
-    """Recordings of `compute`, made when first needed; `scores` is where all of them leave their result."""
+    """Recordings of steps, all of which leave their scores in one place.
 
-    def __init__(self, compute: Compute, slots: int, vocabulary: int, device: torch.device) -> None:
-        self._compute = compute
-        self._scores = torch.empty(slots, vocabulary, dtype=torch.float32, device=device)
+    Nothing is recorded while rows decode: a recording stops the device and takes memory. Steps without one, such as
+    those of parts of a batch after a failure, are their caller's to compute.
+    """
+
+    def __init__(self, rows: int, vocabulary: int, device: torch.device) -> None:
+        self._scores = torch.empty(rows, vocabulary, dtype=torch.float32, device=device)
         self._graphs: dict[tuple[DecodingMode, int, int, int, int], torch.cuda.CUDAGraph] = {}
+        self._stream: torch.cuda.Stream | None = None
         self._first: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, mode: DecodingMode, slots: slice, context: int, source_context: int) -> Tensor:
-        """Scores float32 (B, V) of a range of slots, valid until the next call."""
-        key = (mode, slots.start, slots.stop, context, source_context)
-        graph = self._graphs.get(key)
+    def replay(self, mode: DecodingMode, slots: slice, context: int, source_context: int) -> Tensor | None:
+        """Scores float32 (B, V) of a range of slots, valid until the next call; None where there is no recording."""
+        graph = self._graphs.get((mode, slots.start, slots.stop, context, source_context))
         if graph is None:
-            graph = self._graphs[key] = self._record(mode, slots, context, source_context)
+            return None
         graph.replay()
         return self._scores[: slots.stop - slots.start]
 
-    def _record(self, mode: DecodingMode, slots: slice, context: int, source_context: int) -> torch.cuda.CUDAGraph:
-        """Recording computes nothing; a run before it lets libraries set themselves up. Either may be repeated at will:
-        keys and values are written where the step itself writes them."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no types for it
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._compute(mode, slots, context, source_context)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # One pool for all: only one of them runs at a time, and what they return lies outside it.
-        with torch.cuda.graph(graph, pool=None if self._first is None else self._first.pool()):
-            self._scores[: slots.stop - slots.start].copy_(self._compute(mode, slots, context, source_context))
+    def record(self, compute: Compute, mode: DecodingMode, slots: slice, context: int, source_context: int) -> None:
+        """Record a step, and launch it once, which brings the recording onto the device.
+
+        `compute` runs too, and may do so at will: keys and values are written where the step itself writes them.
+        """
+
+        def run() -> None:
+            self._scores[: slots.stop - slots.start].copy_(compute(mode, slots, context, source_context))
+
+        graph = self._recording(run)
+        graph.replay()
+        self._graphs[mode, slots.start, slots.stop, context, source_context] = graph
+
+    def _recording(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """One stream for all: libraries keep memory to work in for each stream they are used on, and get it in the
+        run before the first recording. One pool for all: only one of them is launched at a time, and what they return
+        lies outside it. "thread_local": other threads may go on computing on the device meanwhile.
+        """
+        with torch.cuda.device(self._scores.device):
+            self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no types
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                run()
+            torch.cuda.current_stream().wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            pool = None if self._first is None else self._first.pool()
+            with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
+                run()
         self._first = self._first or graph
         return graph

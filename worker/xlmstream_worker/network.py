@@ -113,14 +113,19 @@ class Network:
                 yield layer.cross.kv(states)
 
     def prefill(
-        self, ids: Tensor, positions: Tensor, languages: Tensor, spans: Sequence[Span], cache: SlotCache
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        languages: Tensor,
+        places: Tensor,
+        spans: Sequence[Span],
+        cache: SlotCache,
     ) -> None:
         """Store the keys and values of N prompt tokens, of several prompts one after the other as `spans` say.
 
-        `ids`, `positions`, `languages` int64 (N,). Nothing else is computed: the last token of a prompt is left to
-        `decode`, so the last layer needs no queries.
+        All int64 (N,); `places` in the cache are slot * T + position. Nothing else is computed: the last token of a
+        prompt is left to `decode`, so the last layer needs no queries.
         """
-        places = torch.cat([torch.arange(s.start, s.stop) + s.slot * cache.positions for s in spans]).to(self.device)
         x = self._embed(ids, positions, languages)
         for number, layer in enumerate(self.layers):
             if layer is self.layers[-1]:
@@ -192,8 +197,8 @@ class Network:
         return self._finish_layer(layer, x, self._attend_runs(layer, keys_values, runs, self.last_q(x)))
 
     def scores(self, states: Tensor) -> Tensor:
-        """Scores float32 (B, V) of the token that belongs where the states (B, E) are read."""
-        return self.head(states).float()
+        """Scores (B, V) of the token that belongs where the states (B, E) are read."""
+        return self.head(states)
 
     def _embed(self, ids: Tensor, positions: Tensor, languages: Tensor) -> Tensor:
         x = F.embedding(ids, self.words) + F.embedding(positions, self.positions)

@@ -69,7 +69,7 @@ class Readback:
         if self._device.type == "cuda":
             tensors = [_to_pinned(tensor) for tensor in tensors]
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch has no types for it
-            event.record()
+            event.record(torch.cuda.current_stream(self._device))
         self._sent.append((launch, tensors, event))
         self._fresh += 1
 
