@@ -71,9 +71,10 @@ class Network:
         def place(tensor: Tensor) -> Tensor:
             return tensor.detach().to(device=device, dtype=dtype)
 
-        self.device, self.dtype = device, dtype
+        self.dtype = dtype
         self.head_dim = config.emb_dim // config.n_heads
         self.words = _padded(place(core.embeddings.weight), 0.0)
+        self.device = self.words.device  # "cuda" has got its number, as other tensors there tell it
         self.positions = place(core.position_embeddings.weight)
         self.languages: Tensor | None = None
         if core.lang_embeddings is not None:

@@ -24,6 +24,7 @@ from .encoder_inputs import (
     TokenLabels,
     Vectors,
 )
+from .transfer import upload
 from .xlm import (
     PackedStates,
     XLMForMultipleChoice,
@@ -139,7 +140,7 @@ def _single(x: Tensor) -> Read:
 
 
 def _index(places: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor(places, device=like.device)
+    return upload(places, like.device, torch.int64)
 
 
 # The vocabulary

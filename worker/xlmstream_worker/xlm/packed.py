@@ -198,7 +198,7 @@ class PackedEncoding:
         self._blocks = model.blocks()
         self._causal = model.config.causal
         self._batch = batch
-        self._parts = _whole(batch) if batch.ids.is_cuda else _parts(batch)
+        self._parts = _parts(batch) if batch.ids.is_cpu else _whole(batch)
         with torch.no_grad():
             self._x = _embed(model, batch)
         self.layers, self.done = len(self._blocks), 0
