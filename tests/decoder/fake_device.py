@@ -60,6 +60,7 @@ from xlmstream_worker.xlm import (
     XLMForTokenClassification,
     XLMWithLMHeadModel,
     packed,
+    packed_attention,
 )
 
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -136,7 +137,8 @@ def fake_device(mode: FakeTensorMode) -> Iterator[Work]:
 
     read = readback._read
     replaced: list[tuple[object, str, object]] = [
-        (packed, "_placed", placed),
+        (packed, "placed", placed),
+        (packed_attention, "placed", placed),
         (readback, "_read", lambda launch, tensors, event: read(launch, [_Zeros(t.shape) for t in tensors], event)),
         (encoder_module, "_to_host", lambda found: [tuple(np.zeros(p.shape) for p in parts) for parts in found]),
     ]

@@ -5,7 +5,7 @@ import torch
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from xlmstream_worker.xlm import XLMConfig, XLMModel, encode_packed, pack, packed
+from xlmstream_worker.xlm import XLMConfig, XLMModel, encode_packed, pack, packed, packed_attention
 
 SIZES = {"vocab_size": 61, "emb_dim": 16, "n_layers": 3, "n_heads": 4, "max_position_embeddings": 24}
 
@@ -91,6 +91,24 @@ def test_nothing_is_computed_on_padding(model):
     batch = pack([[5] * 9, [6, 7], [8] * 9, [9]])
     assert len(batch.ids) == 21
     assert batch.runs == (packed.Run(0, 1, 1), packed.Run(1, 1, 2), packed.Run(3, 2, 9))
+
+
+def test_on_a_gpu_one_long_sequence_pads_no_short_ones(model, monkeypatch):
+    monkeypatch.setattr(packed, "_parts", packed._whole)
+    sizes = []
+    attend = packed_attention.F.scaled_dot_product_attention
+
+    def seen(q, *rest, **options):
+        sizes.append((q.shape[0], q.shape[2]))
+        return attend(q, *rest, **options)
+
+    monkeypatch.setattr(packed_attention.F, "scaled_dot_product_attention", seen)
+    lengths = (3, 24, 2, 2, 24, 5, 12, 2, 4)
+    states = encode_packed(model, pack([[5] * length for length in lengths]))
+    assert sizes == [(3, 2), (3, 5), (3, 24)] * 3
+    monkeypatch.undo()
+    expected = encode_packed(model, pack([[5] * length for length in lengths]))
+    torch.testing.assert_close(states.values, expected.values, rtol=0, atol=1e-5)
 
 
 def test_no_part_has_more_tokens_than_it_may_but_for_one_long_sequence(model, monkeypatch):

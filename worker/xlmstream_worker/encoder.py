@@ -21,6 +21,7 @@ from torch import Tensor
 from .encoder_batches import Batcher, Job, TokenBudget
 from .encoder_inputs import EncoderInput, EncoderOutput, EncoderRequest, EncoderStep, Pooling, Reading, Values, Vectors
 from .isolation import failure_of, run_isolated
+from .kernels import settle_kernels
 from .readings import core_of, has_head, read
 from .sequences import Failure, FailureKind
 from .xlm import XLMModel, encode_packed, pack
@@ -54,6 +55,7 @@ class EncoderEngine:
         self._model = model
         self._core: XLMModel = core_of(model)
         self._device = self._core.device
+        settle_kernels(self._device)
         default = CUDA_BATCH_TOKENS if self._device.type == "cuda" else CPU_BATCH_TOKENS
         self.batch_tokens = default if config is None or config.batch_tokens is None else config.batch_tokens
         if self.batch_tokens < 1:

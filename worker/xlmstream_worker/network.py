@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from .cache import SlotCache
 from .cross import SourceCache
+from .kernels import settle_kernels
 from .layers import Layer, layer_of, norm_of
 from .linear import Linear
 from .xlm import XLMDecoder, XLMWithLMHeadModel
@@ -67,6 +68,8 @@ class Network:
         config = model.config
         if not isinstance(model.pred_layer.proj, nn.Linear):
             raise ValueError("a model with an adaptive softmax (asm) cannot be decoded")
+
+        settle_kernels(device)
 
         def place(tensor: Tensor) -> Tensor:
             return tensor.detach().to(device=device, dtype=dtype)

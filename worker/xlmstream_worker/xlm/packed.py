@@ -1,8 +1,7 @@
 """Packed (padding-free) encoding: many sequences of different lengths in one pass, without computing on padding.
 
 The tokens of all sequences form one row of N vectors. Everything but attention works on single vectors and takes
-that row as it is; attention runs per group of sequences of equal length, or, where many small kernels are dear (on
-a GPU), on a padded copy of queries, keys and values alone. On a CPU a few hundred tokens at a time pass the layers:
+that row as it is; how attention does is in `packed_attention`. On a CPU a few hundred tokens at a time pass the layers:
 what is between two layers stays in its cache. Equal to one forward per sequence up to rounding.
 
     batch = pack([[0, 17, 9, 1], [0, 5, 1]], langs=[1, None])
@@ -11,26 +10,18 @@ what is between two layers stays in its cache. Equal to one forward per sequence
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, groupby, pairwise
-from typing import NamedTuple, Protocol
+from itertools import accumulate, chain, pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .layers import SelfAttention
 from .model import XLMModel
+from .packed_attention import Attend, GroupedAttention, Run, RunAttention, placed, runs_of
 
 # As fast on a CPU as more would be, and whoever makes code for each number of rows, as oneDNN does, sees few of them.
 PART_TOKENS = 512
-
-
-class Run(NamedTuple):
-    """`sequences` neighbours of `length` tokens each; the first token is at `start`."""
-
-    start: int
-    sequences: int
-    length: int
 
 
 class Lookup(NamedTuple):
@@ -94,13 +85,13 @@ def pack(
         pairs = zip(langs, lengths, strict=True)
         per_token_langs = [[lang] * length if isinstance(lang, int) else lang for lang, length in pairs]
     return PackedBatch(
-        ids=_placed(torch.tensor(list(chain.from_iterable(sequences[row] for row in order))), device),
-        position_ids=_placed(torch.cat([torch.arange(lengths[row]) for row in order]), device),
+        ids=placed(torch.tensor(list(chain.from_iterable(sequences[row] for row in order))), device),
+        position_ids=placed(torch.cat([torch.arange(lengths[row]) for row in order]), device),
         langs=_lookup("langs", per_token_langs, order, offsets, lengths, device),
         token_types=_lookup("token_type_ids", token_type_ids, order, offsets, lengths, device),
         starts=tuple(starts),
         lengths=lengths,
-        runs=_runs([lengths[row] for row in order]),
+        runs=runs_of([lengths[row] for row in order]),
     )
 
 
@@ -125,25 +116,8 @@ def _lookup(
         places.extend(range(offsets[place], offsets[place + 1]))
         ids.extend(value)
     everywhere = len(places) == offsets[-1]
-    on_device = _placed(torch.tensor(ids), device)
-    return Lookup(None if everywhere else _placed(torch.tensor(places), device), on_device)
-
-
-def _placed(values: Tensor, device: torch.device | str) -> Tensor:
-    """On the device. On a GPU by way of pinned memory: a plain copy would wait until it has done all it was given."""
-    if torch.device(device).type == "cpu":
-        return values
-    return values.pin_memory().to(device, non_blocking=True)
-
-
-def _runs(sorted_lengths: Sequence[int]) -> tuple[Run, ...]:
-    runs: list[Run] = []
-    start = 0
-    for length, group in groupby(sorted_lengths):
-        sequences = len(list(group))
-        runs.append(Run(start, sequences, length))
-        start += sequences * length
-    return tuple(runs)
+    on_device = placed(torch.tensor(ids), device)
+    return Lookup(None if everywhere else placed(torch.tensor(places), device), on_device)
 
 
 @dataclass(frozen=True)
@@ -239,19 +213,12 @@ def _add(x: Tensor, lookup: Lookup, table: nn.Embedding) -> None:
         x.index_add_(0, lookup.places, vectors)
 
 
-def _attention(module: SelfAttention, x: Tensor, attend: "Attend", causal: bool) -> Tensor:
+def _attention(module: SelfAttention, x: Tensor, attend: Attend, causal: bool) -> Tensor:
     """(N, E) to (N, E)."""
     heads = (len(x), module.n_heads, module.head_dim)
     q, k, v = (projection(x).view(heads) for projection in (module.q_lin, module.k_lin, module.v_lin))
     projected: Tensor = module.out_lin(attend(q, k, v, causal).flatten(1))
     return projected
-
-
-class Attend(Protocol):
-    """Attention of the tokens of sequences that lie one after the other, each to those of its own sequence."""
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-        """(N, H, D) each, to (N, H, D)."""
 
 
 class Part(NamedTuple):
@@ -262,7 +229,7 @@ class Part(NamedTuple):
 
 
 def _whole(batch: PackedBatch) -> list[Part]:
-    return [Part(slice(0, len(batch.ids)), PaddedAttention(batch))]
+    return [Part(slice(0, len(batch.ids)), GroupedAttention(batch.runs, batch.position_ids))]
 
 
 def _parts(batch: PackedBatch) -> list[Part]:
@@ -277,48 +244,4 @@ def _parts(batch: PackedBatch) -> list[Part]:
         room -= length
     ends = [0, *accumulate(map(sum, groups))]
     rows = (slice(start, end) for start, end in pairwise(ends))
-    return [Part(where, RunAttention(_runs(group))) for where, group in zip(rows, groups, strict=True)]
-
-
-class RunAttention:
-    """Attention without any padding: one kernel for each group of sequences of equal length."""
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self._runs = runs
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-        """(N, H, D) each, to (N, H, D)."""
-        context = torch.empty_like(q)
-        for start, sequences, length in self._runs:
-            rows = slice(start, start + sequences * length)
-            # (sequences, H, T, D)
-            queries, keys, values = (
-                part[rows].view(sequences, length, *part.shape[1:]).transpose(1, 2) for part in (q, k, v)
-            )
-            attended = F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
-            context[rows].view(sequences, length, *q.shape[1:]).copy_(attended.transpose(1, 2))
-        return context
-
-
-class PaddedAttention:
-    """Attention on a padded copy of queries, keys and values: three kernels whatever the lengths are."""
-
-    def __init__(self, batch: PackedBatch) -> None:
-        device = batch.ids.device
-        self._shape = (len(batch), max(batch.lengths))
-        lengths = _placed(torch.tensor(sorted(batch.lengths)), device)
-        rows = torch.repeat_interleave(torch.arange(len(batch), device=device), lengths, output_size=len(batch.ids))
-        self._places = rows * self._shape[1] + batch.position_ids
-        self._open = (torch.arange(self._shape[1], device=device) < lengths[:, None])[:, None, None]
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-        """(N, H, D) each, to (N, H, D)."""
-        queries, keys, values = (self._pad(part) for part in (q, k, v))
-        # Padding follows the tokens, so a causal model never sees it.
-        mask = None if causal else self._open
-        attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal)
-        return attended.transpose(1, 2).flatten(0, 1)[self._places]
-
-    def _pad(self, x: Tensor) -> Tensor:
-        B, T = self._shape
-        return x.new_zeros(B * T, *x.shape[1:]).index_copy_(0, self._places, x).view(B, T, *x.shape[1:]).transpose(1, 2)
+    return [Part(where, RunAttention(runs_of(group))) for where, group in zip(rows, groups, strict=True)]
