@@ -1,7 +1,7 @@
 # make demo   set up .venv, start everything on the shipped models, take the tour
 # make test   set up .venv, run the whole test suite
 # make check  ruff, mypy --strict, proto lint and stub drift
-# make bench  measure against named baselines; make bench-gpu: decoding against a GPU's roofline
+# make bench  measure against named baselines; make bench-gpu: against what a GPU can do
 #
 # pip's own settings (PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS, pip.conf) apply as they are: to take
 # PyTorch's CPU build on a machine without a GPU, point PIP_EXTRA_INDEX_URL at PyTorch's CPU index first.
@@ -35,6 +35,7 @@ bench: $(VENV)/.ready-dev $(VENV)-transformers5/.ready
 
 bench-gpu: $(VENV)/.ready-dev
 	$(RUN) -m benchmarks.decode_gpu
+	$(RUN) -m benchmarks.encoder_gpu
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@echo "Installing xlmstream and PyTorch into $(VENV): a minute or two, the first time only."
