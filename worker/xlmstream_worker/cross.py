@@ -40,7 +40,7 @@ class SourceCache:
 
     def set_length(self, slot: int, tokens: int) -> None:
         """The source of a slot has this many positions."""
-        self.lengths[slot] = tokens
+        self.lengths[slot].fill_(tokens)  # an assignment would wait for a GPU
         self._counts[slot] = tokens
 
     def copy(self, source: int, slot: int) -> None:

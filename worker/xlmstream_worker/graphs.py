@@ -22,9 +22,13 @@ Compute = Callable[[DecodingMode, slice, int, int], Tensor]
 
 
 def padded_rows(rows: int) -> int:
-    """The fixed batch size for this many rows: 1, 2, 4, 8, then every 8th up to 64, then every 32nd."""
+    """The fixed batch size for this many rows: 2, 4, 8, then every 8th up to 64, then every 32nd.
+
+    A single row is computed as two: a GPU adds the bias of a linear layer within the product from two rows on, and
+    before it, in a launch of its own, for one.
+    """
     if rows <= 8:
-        return 1 << (rows - 1).bit_length()
+        return max(1 << (rows - 1).bit_length(), 2)
     step = 8 if rows <= 64 else 32
     return -(-rows // step) * step
 

@@ -185,7 +185,7 @@ def _span_beam(model: XLMForQuestionAnswering, x: Tensor, job: Job) -> tuple[Ten
     """One input at a time: the ends are scored for each start of its own."""
     T = len(x)
     forbidden = x.new_ones(1, T)
-    forbidden[0, _index(job.given.places, x)] = 0.0
+    forbidden[0].index_fill_(0, _index(job.given.places, x), 0.0)  # an assignment would wait for a GPU
     cls_index = _index(job.given.targets, x)
     found = model.qa_outputs(x[None], cls_index, forbidden, most=len(job.given.places))
     starts, ends = found.start_top_log_probs, found.end_top_log_probs
