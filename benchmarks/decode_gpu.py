@@ -84,6 +84,7 @@ def measure(model: XLMWithLMHeadModel, batch: int, new: int, choice: str, device
         prefix_cache_bytes=0,
         static_shapes=True,
         late_readback=True,
+        rowwise=False,
     )
     engine = DecoderEngine(model, config)
     began = time.perf_counter()

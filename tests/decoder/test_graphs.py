@@ -16,7 +16,7 @@ from xlmstream_worker.sequences import EngineConfig, SequenceRequest
 from xlmstream_worker.xlm import XLMEncoderDecoder, XLMWithLMHeadModel
 
 SLOTS = 6
-AS_ON_A_GPU = EngineConfig(max_slots=SLOTS, prefill_tokens=7, static_shapes=True, late_readback=True)
+AS_ON_A_GPU = EngineConfig(max_slots=SLOTS, prefill_tokens=7, static_shapes=True, late_readback=True, rowwise=False)
 
 
 def graphed(model: XLMWithLMHeadModel | XLMEncoderDecoder, config: EngineConfig = AS_ON_A_GPU) -> DecoderEngine:

@@ -135,10 +135,11 @@ class Forward:
         positions = torch.cat([lengths - 1, lengths], dim=1)
         ids = torch.cat([ids, cache.masks[slots, None]], dim=1)
         states = network.decode(ids, positions, languages, slots, context, cache, ragged=True)
-        # XLM infers a row's length by counting what is no padding. With a pad id inside, the mask lies beyond that
-        # length: its state is zero, and the bias of the head is all that is left of its scores.
+        # XLM infers a row's length by counting what is no padding. With a pad id inside, or as the mask, the mask lies
+        # beyond that length: its state is zero, and the bias of the head is all that is left of its scores.
         places = torch.arange(context, device=network.device)
         padded = ((cache.tokens[slots, :context] == self._pad_id) & (places < lengths)).any(1, keepdim=True)
+        padded |= cache.masks[slots, None] == self._pad_id
         return network.scores(states.mul_(~padded))
 
     def _recompute(self, batch: Batch, context: int) -> Tensor:
