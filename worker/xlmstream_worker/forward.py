@@ -88,7 +88,7 @@ class Forward:
         context = max(row.tokens for row in batch.rows) + (mode is DecodingMode.MASK_APPEND)
         if not self._causal:
             return self._recompute(batch, context)
-        source_context = max(row.source_tokens for row in batch.rows)
+        source_context = 0 if self.cache.sources is None else max(row.source_tokens for row in batch.rows)
         if not self._static:
             sizes = {(row.tokens, row.source_tokens) for row in batch.rows}
             ragged = mode is DecodingMode.MASK_APPEND or sizes != {(context, source_context)}
