@@ -21,6 +21,7 @@ from decoder.plain import build_model
 from decoder.translators import build_translator, translation
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -120,6 +121,15 @@ class Work(TorchDispatchMode):
         return result
 
 
+class Assignments(TorchFunctionMode):
+    """Refuses numbers assigned to places of a tensor, which torch brings to a GPU by a copy that waits."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is Tensor.__setitem__ and args[0].device.type == DEVICE and not isinstance(args[2], Tensor):
+            raise AssertionError(f"{args[2]} assigned to place {args[1]}, which waits for the device")
+        return function(*args, **kwargs or {})
+
+
 @contextmanager
 def fake_device(mode: FakeTensorMode) -> Iterator[Work]:
     """Engines made and used inside take the ways of a GPU, with `Work` to watch them."""
@@ -151,7 +161,7 @@ def fake_device(mode: FakeTensorMode) -> Iterator[Work]:
     for owner, name, value in replaced:
         setattr(owner, name, value)
     try:
-        with mode, work:
+        with mode, work, Assignments():
             yield work
     finally:
         for owner, name, value in kept:

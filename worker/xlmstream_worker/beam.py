@@ -41,7 +41,7 @@ class BeamSearch:
         N = len(rows)
         self._width = N * max(2, 1 + len(request.end_ids))
         self._running = torch.full((N,), _NEVER, device=device)
-        self._running[0] = 0.0  # the beams begin equal: only the first one's continuations count
+        self._running[0].fill_(0.0)  # the beams begin equal: only the first one's continuations count
         self._scores = torch.full((N,), _NEVER, device=device)
         self._full = torch.zeros(N, dtype=torch.bool, device=device)
         self._ids = torch.zeros(N, self._limit, dtype=torch.int64, device=device)

@@ -123,10 +123,11 @@ class SlotCache:
         so does what it translates, if anything."""
         n = ids.shape[0]
         self.tokens[slot, :n] = ids
-        self._counts[0, slot] = n
-        self._counts[1, slot] = slot * self.positions + n
-        self.languages[slot] = language
-        self.masks[slot] = mask
+        # Filled, as a GPU is waited for where a number is assigned to a place.
+        self._counts[0, slot].fill_(n)
+        self._counts[1, slot].fill_(slot * self.positions + n)
+        self.languages[slot].fill_(language)
+        self.masks[slot].fill_(mask)
         self._copy_kv(source, slot, n - 1)
 
     def move(self, source: int, slot: int, n: int) -> None:
