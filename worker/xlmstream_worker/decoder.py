@@ -34,11 +34,11 @@ from .sequences import (
     Failure,
     FailureKind,
     SequenceRequest,
-    Source,
     StepResult,
     TokenOutput,
 )
 from .sources import SourceReader
+from .warming import warm_up_requests
 from .xlm import XLMEncoderDecoder, XLMWithLMHeadModel
 
 _NO_TOKEN = Failure(FailureKind.COMPUTE, "the scores leave no token to choose")
@@ -144,7 +144,7 @@ class DecoderEngine:
         self._scheduler.cancel(key)
 
     def finish(self, key: str, candidate: int) -> None:
-        """End one candidate, as `cancel` does the request: the caller found a stop string."""
+        """End one candidate that has had an output: the caller found a stop string."""
         self._scheduler.finish(key, candidate)
 
     # -- the loop ------------------------------------------------------------------------------------------------
@@ -171,13 +171,8 @@ class DecoderEngine:
         """Run the paths of this model once, so that the first request does not pay for it. Only on an idle engine."""
         with torch.inference_mode():
             self._forward.record()
-        if self._reader is not None:
-            source = Source((0,) * self._limits.source_tokens)
-            self.add(SequenceRequest("warm-up", (0,) * (self.max_context - 1), source=source))
-        else:
-            for mode in DecodingMode:
-                if mode is DecodingMode.MASK_APPEND or self._limits.causal:
-                    self.add(SequenceRequest(f"warm-up {mode.value}", (0,) * (self.max_context - 1), mode=mode))
+        for request in warm_up_requests(self._limits):
+            self.add(request)
         while not self.idle:
             self.step()
 
