@@ -24,9 +24,11 @@ COPY worker worker
 RUN /opt/xlmstream/bin/pip install -c constraints.txt '.[worker,zh]'
 
 FROM python:${PYTHON_VERSION}-slim-bookworm
-RUN useradd --system --uid 10001 --no-create-home xlmstream
+# On a CPU the loops that choose tokens are compiled when first used, and kept below the cache's folder.
+RUN useradd --system --uid 10001 --no-create-home xlmstream \
+    && install -d -o 10001 /var/cache/xlmstream
 COPY --from=build /opt/xlmstream /opt/xlmstream
-ENV PATH=/opt/xlmstream/bin:$PATH PYTHONUNBUFFERED=1
+ENV PATH=/opt/xlmstream/bin:$PATH PYTHONUNBUFFERED=1 XDG_CACHE_HOME=/var/cache
 USER 10001
 VOLUME ["/models"]
 STOPSIGNAL SIGTERM

@@ -112,10 +112,6 @@ class Wishes(NamedTuple):
             np.array(lists.ends, np.int64),
         )
 
-    def part(self, start: int, stop: int) -> Wishes:
-        """Those of some of the rows."""
-        return self._replace(floats=self.floats[start:stop], ints=self.ints[start : stop + 1])
-
 
 def _wish(row: Row, lists: _Lists, report: int) -> Wish:
     request, wish = row.request, row.request.sampling
