@@ -231,6 +231,15 @@ def test_penalties_change_what_the_other_way_changes(data: st.DataObject) -> Non
     assert ids_[0] == ids_[1]
 
 
+def test_rows_longer_than_the_vocabulary() -> None:
+    wish = SamplingParameters(repetition_penalty=1.2, presence_penalty=0.3, frequency_penalty=0.1)
+    batch = batch_of([wish] * 2, 256, [700, 2])
+    one, other = torch.full((2, 256), 2.0), torch.full((2, 256), 2.0)
+    assert batch.choose(batch.rowwise, one) == batch.choose(batch.batchwise, other)
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert len(batch.rowwise._spare[0][0]) > 700
+
+
 def test_log_probabilities_are_those_before_penalties() -> None:
     wishes = [
         SamplingParameters(),

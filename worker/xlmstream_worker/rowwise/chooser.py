@@ -27,7 +27,8 @@ class RowwiseChooser:
 
     def __init__(self, cache: SlotCache, vocabulary: int) -> None:
         self._tokens, self._lengths = cache.tokens.numpy(), cache.lengths.numpy()
-        self._spare = np.empty((4, vocabulary), np.float32), np.empty(vocabulary, np.int32)
+        longest = max(vocabulary, cache.positions)
+        self._spare = np.empty((4, longest), np.float32), np.empty(vocabulary, np.int32)
 
     def plan(self, rows: Sequence[Row], slots: slice) -> RowwisePlan:
         wanted = {place: row.request.top_logprobs for place, row in enumerate(rows)}

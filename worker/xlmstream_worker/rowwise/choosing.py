@@ -48,10 +48,11 @@ def choose_rows(
     to `best_ids` (R, N) the latter, best first.
 
     `scores` float32 (B, V) are overwritten; of `tokens` int64 (B, T) the first `lengths` (B,) count; `floats` to `ends`
-    are `Wishes`; `spare` float32 (4, V) and `spare_ids` int32 (V,) are memory.
+    are `Wishes`; `spare` float32 (4, V or T, whichever is more) and `spare_ids` int32 (V,) are memory.
     """
-    blocks = scores.shape[1] // BLOCK
-    memory, before = Memory(spare[0, :blocks], spare[1, :blocks], spare[2], spare_ids), spare[3]
+    V = scores.shape[1]
+    memory = Memory(spare[0, : V // BLOCK], spare[1, : V // BLOCK], spare[2, :V], spare_ids)
+    before = spare[3]
     wish = wish_at(floats[0], ints[0])
     for row in range(scores.shape[0]):
         own, unchanged, log_total = scores[row], scores[row], 0.0
@@ -65,7 +66,7 @@ def choose_rows(
                     before[i] = own[i]
         if penalised:
             held = tokens[row, : lengths[row]]
-            penalise(own, held, wish, following, biased, biases, words, ends, memory.weights)
+            penalise(own, held, wish, following, biased, biases, words, ends, spare[2])
         chosen[row] = _choose(own, lengths[row] - wish.prompt_length, wish, memory)
         if wish.report >= 0:
             logprobs[wish.report, 0] = unchanged[max(chosen[row], 0)] - log_total
