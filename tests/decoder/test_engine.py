@@ -256,6 +256,20 @@ def test_cancelled_rows_free_their_slots_at_the_next_step(causal_model: XLMWithL
         assert transcript.ids(key) == transcript.ids("r1")[-len(transcript.ids(key)) :]
 
 
+def test_a_candidate_that_is_ended_while_it_waits_never_runs(causal_model: XLMWithLMHeadModel) -> None:
+    engine = DecoderEngine(causal_model, EngineConfig(max_slots=2))
+    engine.add(SequenceRequest("first", (5, 6), max_new_tokens=4, candidates=2))
+    for key in ("both", "one"):
+        engine.add(SequenceRequest(key, (5, 6), max_new_tokens=4, candidates=2))
+    engine.step()
+    for key, candidate in (("both", 0), ("both", 1), ("one", 0), ("one", 7)):
+        engine.finish(key, candidate)
+    assert engine.spare_slots == -1
+    engine.add(SequenceRequest("both", (5, 6), max_new_tokens=1))  # the key is free again
+    transcript = run(engine, [])
+    assert set(transcript.outputs) == {("first", 0), ("first", 1), ("one", 1), ("both", 0)}
+
+
 def test_a_quarantined_request_runs_alone(causal_model: XLMWithLMHeadModel) -> None:
     engine = DecoderEngine(causal_model, SMALL)
     for key, alone in (("a", False), ("b", True), ("c", False)):
@@ -304,6 +318,13 @@ BAD = {
     r"stop_ids\[0\]": {"stop_ids": (97,)},
     "top_logprobs must be 0": {"top_logprobs": -1},
     "beams must": {"beam_search": BeamParameters(6)},
+    # More would be an overflow in the middle of a step, which ends everybody's.
+    "max_new_tokens must be 1 to": {"max_new_tokens": 2**70, "beam_search": BeamParameters(2)},
+    "no_repeat_ngram_size must be 0 to": {"sampling": SamplingParameters(no_repeat_ngram_size=2**70)},
+    "length_penalty": {"beam_search": BeamParameters(2, 1000.0)},
+    "length_penalty must be -10 to 10, got nan": {"beam_search": BeamParameters(2, float("nan"))},
+    "temperature must be 0 to 100": {"sampling": SamplingParameters(temperature=1e300)},
+    r"ended_candidates must be 0 to 0, got \[1\]": {"ended_candidates": frozenset({1})},
     "candidates must be at most": {"candidates": 3, "beam_search": BeamParameters(2)},
     "temperature must be 0 in": {"sampling": SamplingParameters(temperature=1.0), "beam_search": BeamParameters(2)},
     "top_logprobs must be unset": {"top_logprobs": 1, "beam_search": BeamParameters(2)},
