@@ -12,6 +12,7 @@ from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.linear import Linear, rows_for
 from xlmstream_worker.sequences import (
     BeamParameters,
+    BeamRules,
     DecodingMode,
     EndReason,
     EngineConfig,
@@ -199,6 +200,15 @@ def test_beam_search_resumes_behind_what_was_delivered(causal_model: XLMWithLMHe
     assert resumed.ids("a", 0) == whole.ids("a", 0)[4:]
 
 
+def test_beams_end_together_or_not_at_all(causal_model: XLMWithLMHeadModel) -> None:
+    """A candidate of a search is no beam: ending one, at any moment, ends nothing."""
+    request = SequenceRequest("a", (8, 9, 10), max_new_tokens=6, candidates=2, beam_search=BeamParameters(3))
+    whole = run(DecoderEngine(causal_model, SMALL), [(0, request)])
+    engine = DecoderEngine(causal_model, SMALL)
+    again = run(engine, [(0, request)], lambda step: engine.finish("a", step % 2))
+    assert [again.ids("a", c) for c in (0, 1)] == [whole.ids("a", c) for c in (0, 1)]
+
+
 @pytest.mark.parametrize("beam", [0, 1])
 def test_a_failing_beam_fails_its_search_only(
     causal_model: XLMWithLMHeadModel, monkeypatch: pytest.MonkeyPatch, beam: int
@@ -270,6 +280,48 @@ def test_a_candidate_that_is_ended_while_it_waits_never_runs(causal_model: XLMWi
     assert set(transcript.outputs) == {("first", 0), ("first", 1), ("one", 1), ("both", 0)}
 
 
+def test_a_last_token_that_is_not_read_back_yet_can_be_cancelled(causal_model: XLMWithLMHeadModel) -> None:
+    engine = DecoderEngine(causal_model, replace(SMALL, late_readback=True))
+    request = SequenceRequest("a", (5, 6), max_new_tokens=3, candidates=2)
+    engine.add(request)
+    said = [output.index for _ in range(3) for output in engine.step().tokens]
+    assert said == [0, 0, 1, 1]
+    engine.finish("a", 0)
+    with pytest.raises(ValueError, match="already"):
+        engine.add(request)
+    engine.cancel("a")
+    assert engine.step().tokens == ()
+    assert engine.idle
+
+
+def test_no_token_beyond_the_vocabulary_comes_out(causal_model: XLMWithLMHeadModel) -> None:
+    """Scores are computed for 256 tokens, of which the model has 97: where few are left to choose from, and where all
+    are as good as equal."""
+    allowed = tuple((token,) for token in range(97) if token not in (40, 41))
+    requests = [
+        SequenceRequest("hot", (5, 6), max_new_tokens=40, sampling=SamplingParameters(temperature=100.0)),
+        SequenceRequest(
+            "wide", (5, 6), max_new_tokens=40, sampling=SamplingParameters(temperature=100.0, top_k=97, top_p=0.999)
+        ),
+        SequenceRequest("top", (5, 6), max_new_tokens=4, top_logprobs=97),
+        *(
+            SequenceRequest(
+                f"beams {rules.value}", (5, 6), max_new_tokens=4, candidates=4, stop_ids=tuple(range(42, 97)),
+                sampling=SamplingParameters(bad_words=allowed), beam_search=BeamParameters(4, rules=rules),
+            )
+            for rules in BeamRules
+        ),
+    ]  # fmt: skip
+    transcript = run(DecoderEngine(causal_model, EngineConfig(max_slots=12)), [(0, request) for request in requests])
+    for output in (output for said in transcript.outputs.values() for output in said):
+        assert output.failure is None
+        assert output.token_id is None or output.token_id < 97
+        if output.key == "top":
+            assert sorted(token for token, _ in output.top_logprobs) == list(range(97))
+        if output.key.startswith("beams"):
+            assert output.token_id in (40, 41)
+
+
 def test_a_quarantined_request_runs_alone(causal_model: XLMWithLMHeadModel) -> None:
     engine = DecoderEngine(causal_model, SMALL)
     for key, alone in (("a", False), ("b", True), ("c", False)):
@@ -318,6 +370,7 @@ BAD = {
     r"stop_ids\[0\]": {"stop_ids": (97,)},
     "top_logprobs must be 0": {"top_logprobs": -1},
     "beams must": {"beam_search": BeamParameters(6)},
+    "beams must be 1 to 5, got 0": {"beam_search": BeamParameters(0)},
     # More would be an overflow in the middle of a step, which ends everybody's.
     "max_new_tokens must be 1 to": {"max_new_tokens": 2**70, "beam_search": BeamParameters(2)},
     "no_repeat_ngram_size must be 0 to": {"sampling": SamplingParameters(no_repeat_ngram_size=2**70)},

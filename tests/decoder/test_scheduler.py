@@ -74,6 +74,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for prompt, row in placement.started:
             assert prompt.computed == prompt.needed == len(prompt.ids) - 1
             self.content[row.slot] = row
+            assert row.request.key in self.alive, "cancelled before"
             assert (row.request.key, row.candidate) not in self.ended
             if row.request.key not in self.started:
                 self.started.append(row.request.key)

@@ -80,8 +80,8 @@ class Limits:
             _require(0 <= source.language_id <= most, "source.language_id", f"0 to {most}", source.language_id)
 
     def _check_beams(self, request: SequenceRequest, wish: BeamParameters) -> None:
+        _require(1 <= wish.beams <= self.slots, "beams", f"1 to {self.slots}", wish.beams)
         _require(request.candidates <= wish.beams, "candidates", f"at most beams, {wish.beams}", request.candidates)
-        _require(wish.beams <= self.slots, "beams", f"at most {self.slots}", wish.beams)
         # Beyond, powers of a length leave the range of numbers.
         _require(-10 <= wish.length_penalty <= 10, "length_penalty", "-10 to 10", wish.length_penalty)
         temperature = request.sampling.temperature
