@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 from decoder.plain import MARGIN, Transcript, build_model, next_scores, plain_greedy, run
 from xlmstream_worker.decoder import DecoderEngine
+from xlmstream_worker.isolation import run_isolated
 from xlmstream_worker.linear import Linear, rows_for
 from xlmstream_worker.sequences import (
     BeamParameters,
@@ -229,6 +231,8 @@ def test_a_failing_beam_fails_its_search_only(
         assert [output.finished for output in transcript.outputs["bad", candidate]] == [EndReason.FAILED]
     alone = run(DecoderEngine(causal_model, SMALL), [(0, good)])
     assert [transcript.ids("good", c) for c in (0, 1)] == [alone.ids("good", c) for c in (0, 1)]
+    resumed = run(engine, [(0, replace(bad, ended_candidates=frozenset({0})))])
+    assert set(resumed.outputs) == {("bad", 1)}
 
 
 def test_min_new_tokens_holds_back_the_end(causal_model: XLMWithLMHeadModel) -> None:
@@ -292,6 +296,16 @@ def test_a_last_token_that_is_not_read_back_yet_can_be_cancelled(causal_model: X
     engine.cancel("a")
     assert engine.step().tokens == ()
     assert engine.idle
+
+
+def test_an_end_that_is_not_reported_yet_can_be_cancelled(causal_model: XLMWithLMHeadModel) -> None:
+    """A resumed candidate that was complete ends without a step; the end comes with the next one."""
+    engine = DecoderEngine(causal_model, SMALL)
+    complete = SequenceRequest("a", (5, 6), max_new_tokens=2, candidates=2, forced_ids=((7, 8), (7,)))
+    engine.add(complete)
+    engine.add(replace(complete, key="b"))
+    engine.cancel("a")
+    assert {output.key for _ in range(3) for output in engine.step().tokens} == {"b"}
 
 
 def test_no_token_beyond_the_vocabulary_comes_out(causal_model: XLMWithLMHeadModel) -> None:
@@ -465,6 +479,35 @@ def test_scores_that_are_not_numbers_fail_their_row_only() -> None:
     transcript = run(engine, [(0, request) for request in requests])
     assert transcript.outputs["bad", 0][-1].finished is EndReason.FAILED
     assert transcript.outputs["good", 0][-1].finished is EndReason.LENGTH
+
+
+def test_a_search_without_a_usable_score_fails_alone(causal_model: XLMWithLMHeadModel) -> None:
+    everything = SamplingParameters(bad_words=tuple((token,) for token in range(97)))
+    nothing = replace(everything, bad_words=(*((token,) for token in range(1, 97)), (5, 0), (0, 0)))
+    requests = [
+        SequenceRequest(key, (5, 6), max_new_tokens=6, candidates=2, sampling=wish, beam_search=BeamParameters(2))
+        for key, wish in (("at once", everything), ("later", nothing), ("good", SamplingParameters()))
+    ]
+    transcript = run(DecoderEngine(causal_model, EngineConfig(max_slots=6)), [(0, request) for request in requests])
+    for key in ("at once", "later"):
+        for candidate in range(2):
+            [output] = transcript.outputs[key, candidate]
+            assert (output.finished, output.token_id) == (EndReason.FAILED, None)
+    assert len(transcript.ids("good", 0)) == len(transcript.ids("good", 1)) == 6
+
+
+def test_the_item_at_fault_is_found_by_halving() -> None:
+    runs: list[int] = []
+    failed: list[int] = []
+
+    def compute(items: Sequence[int]) -> None:
+        runs.append(len(items))
+        if 13 in items:
+            raise RuntimeError("thirteen")
+
+    run_isolated(compute, range(64), lambda item, failure: failed.append(item))
+    assert failed == [13]
+    assert len(runs) == 1 + 2 * 6
 
 
 def test_lower_precision_runs_and_mostly_agrees(causal_model: XLMWithLMHeadModel) -> None:

@@ -99,6 +99,17 @@ def test_no_memory_no_reuse(model: XLMWithLMHeadModel) -> None:
         assert run(engine, [(0, request)]).outputs[key, 0][-1].cached_tokens == 0
 
 
+def test_what_is_found_counts_as_used() -> None:
+    """Though the prompt that begins with it may be cancelled before it is stored itself."""
+    index, sharers = PrefixIndex(2), Sharers("t", None)
+    first, second, third = ((token,) * B for token in (5, 6, 7))
+    for ids in (first, second):
+        index.store(sharers, ids)
+    assert index.find(sharers, first)
+    index.store(sharers, third)
+    assert [len(index.find(sharers, ids)) for ids in (first, second, third)] == [1, 0, 1]
+
+
 @given(st.lists(st.tuples(st.integers(0, 1), st.lists(st.integers(0, 1), max_size=6), st.booleans()), max_size=60))
 def test_the_index_finds_what_is_stored_and_nothing_else(operations: list[tuple[int, list[int], bool]]) -> None:
     index = PrefixIndex(4)

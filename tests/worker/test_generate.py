@@ -111,10 +111,12 @@ def test_usage_tells_what_was_reused(toy: LoadedModel) -> None:
     engine = DecoderEngine(toy.network, EngineConfig(max_slots=4))
     long = "a b c d e f g h i j k l m n o p q r s t u v w x y z a b c d e f g h"
     cached = []
-    for number, (text_, language) in enumerate([(long, "en"), (f"{long} i j", "en"), (long, "fr")]):
+    asked = [(long, "en", "a"), (f"{long} i j", "en", "a"), (long, "fr", "a"), (long, "en", "b")]
+    for number, (text_, language, tenant) in enumerate(asked):
         request = row(generate(text_, language=language, max_new_tokens=2, ignore_eos=True), execution_id=f"{number}")
+        request.taken.envelope.tenant = tenant
         cached.append(run(request, toy, engine)[-1].finished.usage.cached_tokens)
-    assert cached == [0, 32, 0]
+    assert cached == [0, 32, 0, 0]
 
 
 def test_end_of_sequence_is_no_text(toy: LoadedModel) -> None:

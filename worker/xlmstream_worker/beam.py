@@ -54,8 +54,8 @@ class BeamSearch:
         """bool (): some step had no usable score."""
 
     def feed(self, row: Row, scores: Tensor) -> None:
-        """Take the model's scores float32 (V,) of one of the rows."""
-        self._fed[row] = scores.clone()
+        """Take the model's scores float32 (V,) of one of the rows, for good: they must not change any more."""
+        self._fed[row] = scores
 
     @property
     def fed(self) -> bool:
