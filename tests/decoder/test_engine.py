@@ -308,6 +308,18 @@ def test_an_end_that_is_not_reported_yet_can_be_cancelled(causal_model: XLMWithL
     assert {output.key for _ in range(3) for output in engine.step().tokens} == {"b"}
 
 
+def test_a_candidate_whose_prompt_waits_can_be_cancelled(causal_model: XLMWithLMHeadModel) -> None:
+    """The candidates of a resumed request begin with different tokens, and so not at the same step."""
+    first = run(DecoderEngine(causal_model, SMALL), [(0, SequenceRequest("a", (5, 6), max_new_tokens=1))]).ids("a")[0]
+    engine = DecoderEngine(causal_model, replace(SMALL, prefill_tokens=1))
+    forced = ((), (first - 1,), (first - 2,))
+    engine.add(SequenceRequest("a", (5, 6), max_new_tokens=5, eos_id=first, candidates=3, forced_ids=forced))
+    [end] = engine.step().tokens
+    assert (end.candidate, end.finished) == (0, EndReason.EOS)
+    engine.cancel("a")
+    assert run(engine, []).outputs == {}
+
+
 def test_no_token_beyond_the_vocabulary_comes_out(causal_model: XLMWithLMHeadModel) -> None:
     """Scores are computed for 256 tokens, of which the model has 97: where few are left to choose from, and where all
     are as good as equal."""
