@@ -333,20 +333,23 @@ def test_no_token_beyond_the_vocabulary_comes_out(causal_model: XLMWithLMHeadMod
         SequenceRequest("top", (5, 6), max_new_tokens=4, top_logprobs=97),
         *(
             SequenceRequest(
-                f"beams {rules.value}", (5, 6), max_new_tokens=4, candidates=4, stop_ids=tuple(range(42, 97)),
-                sampling=SamplingParameters(bad_words=allowed), beam_search=BeamParameters(4, rules=rules),
+                f"beams {rules.value} {limit}", (5, 6), max_new_tokens=limit, candidates=5,
+                stop_ids=tuple(range(42, 97)), sampling=SamplingParameters(bad_words=allowed),
+                beam_search=BeamParameters(5, rules=rules),
             )
             for rules in BeamRules
+            for limit in (1, 2, 4)  # of two tokens there are fewer sequences than beams
         ),
     ]  # fmt: skip
-    transcript = run(DecoderEngine(causal_model, EngineConfig(max_slots=12)), [(0, request) for request in requests])
+    transcript = run(DecoderEngine(causal_model, EngineConfig(max_slots=40)), [(0, request) for request in requests])
+    assert set(transcript.outputs) == {(one.key, candidate) for one in requests for candidate in range(one.candidates)}
     for output in (output for said in transcript.outputs.values() for output in said):
         assert output.failure is None
         assert output.token_id is None or output.token_id < 97
         if output.key == "top":
             assert sorted(token for token, _ in output.top_logprobs) == list(range(97))
         if output.key.startswith("beams"):
-            assert output.token_id in (40, 41)
+            assert output.token_id in (40, 41, None)
 
 
 def test_a_quarantined_request_runs_alone(causal_model: XLMWithLMHeadModel) -> None:

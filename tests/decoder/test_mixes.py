@@ -1,6 +1,6 @@
 """Anything with anything: random mixes of modes, parameters, lengths, arrivals, cancellations of requests and of single
-candidates, common beginnings (with memory for few of them) and resumed attempts equal each request's solo run, also with ids read back one step late and with batches padded to fixed
-shapes."""
+candidates, common beginnings (with memory for few of them) and resumed attempts equal each request's solo run, also
+with ids read back one step late and with batches padded to fixed shapes."""
 
 from __future__ import annotations
 
