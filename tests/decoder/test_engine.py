@@ -512,18 +512,30 @@ def test_a_search_without_a_usable_score_fails_alone(causal_model: XLMWithLMHead
     assert len(transcript.ids("good", 0)) == len(transcript.ids("good", 1)) == 6
 
 
+# Leaves two sequences: the end, and 40, which must not come twice, before the end. Then there is nothing to choose.
+TWO_SEQUENCES = SamplingParameters(
+    bad_words=tuple((token,) for token in range(97) if token not in (1, 40)), no_repeat_ngram_size=1
+)
+
+
 @pytest.mark.parametrize("rules", BeamRules)
 @pytest.mark.parametrize("late", [False, True])
 def test_what_follows_the_end_of_a_search_cannot_fail_it(
     causal_model: XLMWithLMHeadModel, late: bool, rules: BeamRules
 ) -> None:
-    """Two sequences can be made of an end and a token that must not come twice; then nothing is left to choose."""
-    wish = SamplingParameters(bad_words=tuple((t,) for t in range(97) if t not in (1, 40)), no_repeat_ngram_size=1)
     request = SequenceRequest(
-        "a", (5, 6), max_new_tokens=6, eos_id=1, candidates=2, sampling=wish,
+        "a", (5, 6), max_new_tokens=6, eos_id=1, candidates=2, sampling=TWO_SEQUENCES,
         beam_search=BeamParameters(2, early_stopping=EarlyStopping.WHEN_FULL, rules=rules),
     )  # fmt: skip
     transcript = run(DecoderEngine(causal_model, replace(SMALL, late_readback=late)), [(0, request)])
+    assert sorted(transcript.ids("a", candidate) for candidate in range(2)) == [[1], [40, 1]]
+
+
+def test_a_search_ends_at_its_limit_with_fewer_sequences_than_beams(causal_model: XLMWithLMHeadModel) -> None:
+    request = SequenceRequest(
+        "a", (5, 6), max_new_tokens=2, eos_id=1, candidates=2, sampling=TWO_SEQUENCES, beam_search=BeamParameters(5)
+    )
+    transcript = run(DecoderEngine(causal_model, SMALL), [(0, request)])
     assert sorted(transcript.ids("a", candidate) for candidate in range(2)) == [[1], [40, 1]]
 
 
