@@ -317,6 +317,7 @@ def test_a_candidate_whose_prompt_waits_can_be_cancelled(causal_model: XLMWithLM
     engine.add(SequenceRequest("a", (5, 6), max_new_tokens=5, eos_id=first, candidates=3, forced_ids=forced))
     [end] = engine.step().tokens
     assert (end.candidate, end.finished) == (0, EndReason.EOS)
+    assert (engine.idle, engine.busy_slots) == (False, 2)
     engine.cancel("a")
     assert run(engine, []).outputs == {}
 
