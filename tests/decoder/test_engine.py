@@ -423,6 +423,21 @@ def test_bad_requests_are_refused_by_name(causal_model: XLMWithLMHeadModel, mess
     assert engine.idle
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_causal_model_decodes_from_its_cache_and_a_masked_one_without(
+    causal_model: XLMWithLMHeadModel, masked_model: XLMWithLMHeadModel, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = DecoderEngine(causal_model if causal else masked_model, SMALL)
+    network, fed = engine._forward.network, list[int]()
+    decode, recompute = network.decode, network.recompute
+    monkeypatch.setattr(
+        network, "decode", lambda ids, *rest, **more: fed.append(ids.numel()) or decode(ids, *rest, **more)
+    )
+    monkeypatch.setattr(network, "recompute", lambda it, *rest: fed.append(it.ids.numel()) or recompute(it, *rest))
+    run(engine, [(0, SequenceRequest("a", (5,) * 9, mode=DecodingMode.MASK_APPEND, max_new_tokens=4))])
+    assert fed == ([2, 2, 2, 2] if causal else [10, 11, 12, 13])  # the newest token and the mask, or all and the mask
+
+
 def test_next_token_needs_a_causal_model(masked_model: XLMWithLMHeadModel) -> None:
     with pytest.raises(ValueError, match="NEXT_TOKEN"):
         DecoderEngine(masked_model, SMALL).add(SequenceRequest("a", (5, 6)))
