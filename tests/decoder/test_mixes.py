@@ -1,6 +1,6 @@
-"""Anything with anything: random mixes of modes, parameters, lengths, arrivals, cancellations, common beginnings and
-resumed attempts equal each request's solo run, also with ids read back one step late and with batches padded to fixed
-shapes."""
+"""Anything with anything: random mixes of modes, parameters, lengths, arrivals, cancellations of requests and of single
+candidates, common beginnings (with memory for few of them) and resumed attempts equal each request's solo run, also
+with ids read back one step late and with batches padded to fixed shapes."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ MODELS = {
 IDS = st.integers(3, 96)
 # Long enough to be shared by requests of one scope and language.
 COMMON = tuple(range(20, 20 + BLOCK_TOKENS))
+NEARLY = (*COMMON[:-1], 60)
+BLOCK_BYTES = 2 * 2 * 32 * 4 * BLOCK_TOKENS
 prompts = st.builds(
     lambda beginning, rest: beginning + tuple(rest),
-    st.sampled_from([(), COMMON[:3], COMMON]),
+    st.sampled_from([(), COMMON[:3], COMMON, NEARLY]),
     st.lists(IDS, min_size=1, max_size=8),
 )
 
@@ -104,11 +106,11 @@ def requests(draw: st.DrawFn, kind: str) -> list[tuple[int, SequenceRequest]]:
 
 @pytest.mark.parametrize("kind", MODELS)
 @given(data=st.data())
-@settings(phases=[Phase.generate], max_examples=examples(8))
+@settings(phases=[Phase.generate], max_examples=examples(20))
 def test_a_second_attempt_goes_on_as_the_first_would_have(data: st.DataObject, kind: str) -> None:
     """Whatever of each candidate was delivered, and which were complete, when the first attempt broke off."""
     drawn = data.draw(requests(kind))
-    arrivals = [(step, replace(request, alone=False)) for step, request in drawn if request.beam_search is None]
+    arrivals = [(step, replace(request, alone=False)) for step, request in drawn]
     first = run(DecoderEngine(MODELS[kind], EngineConfig(max_slots=4)), arrivals)
     again = []
     for step, request in arrivals:
@@ -141,30 +143,49 @@ def test_a_second_attempt_goes_on_as_the_first_would_have(data: st.DataObject, k
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@given(data=st.data(), late=st.booleans(), static=st.booleans())
+@given(data=st.data(), late=st.booleans(), static=st.booleans(), blocks=st.sampled_from([0, 1, 100]))
 @settings(
     phases=[Phase.generate],  # shrinking takes minutes
-    max_examples=examples(12),
+    max_examples=examples(40),
 )
-def test_every_request_gets_what_it_gets_alone(data: st.DataObject, kind: str, late: bool, static: bool) -> None:
+def test_every_request_gets_what_it_gets_alone(
+    data: st.DataObject, kind: str, late: bool, static: bool, blocks: int
+) -> None:
     arrivals = data.draw(requests(kind))
-    cancelled = {request.key: data.draw(st.none() | st.integers(0, 20)) for _, request in arrivals}
+    moments = st.none() | st.integers(0, 20)
+    cancelled = {request.key: data.draw(moments) for _, request in arrivals}
+    finished = {
+        (request.key, candidate): data.draw(moments)
+        for _, request in arrivals
+        for candidate in range(request.candidates)
+        if request.beam_search is None
+    }
     engine = DecoderEngine(
-        MODELS[kind], EngineConfig(max_slots=4, prefill_tokens=5, late_readback=late, static_shapes=static)
+        MODELS[kind],
+        EngineConfig(
+            max_slots=4,
+            prefill_tokens=5,
+            late_readback=late,
+            static_shapes=static,
+            prefix_cache_bytes=blocks * BLOCK_BYTES,
+        ),
     )
 
-    def cancel(step: int) -> None:
+    def end(step: int) -> None:
         for key, when in cancelled.items():
             if when == step:
                 engine.cancel(key)
+        for (key, candidate), when in finished.items():
+            if when == step:
+                engine.finish(key, candidate)
 
-    together = run(engine, arrivals, cancel)
+    together = run(engine, arrivals, end)
     for _, request in arrivals:
         alone = run(DecoderEngine(MODELS[kind], EngineConfig(max_slots=3)), [(0, request)])
         for candidate in range(request.candidates):
             expected, got = alone.ids(request.key, candidate), together.outputs.get((request.key, candidate), [])
             ids = [output.token_id for output in got if output.token_id is not None]
-            if cancelled[request.key] is None:
+            if cancelled[request.key] is None and finished.get((request.key, candidate)) is None:
                 assert ids == expected
                 assert got[-1].finished is alone.outputs[request.key, candidate][-1].finished
             else:

@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 from decoder.plain import build_model, run
+from decoder.scripted import Scripted
 from xlmstream_worker.decoder import DecoderEngine
 from xlmstream_worker.sequences import (
     BeamParameters,
@@ -53,7 +54,10 @@ def generate(oracle, prompt: tuple[int, ...], **options: object) -> list[list[in
         sequences = oracle.generate(torch.tensor([prompt]), do_sample=False, pad_token_id=PAD, **options)
     results = []
     for ids in sequences[:, len(prompt) :].tolist():
-        ends = [place for place, token in enumerate(ids) if token == options.get("eos_token_id")]
+        end_ids = options.get("eos_token_id")
+        ends = [
+            place for place, token in enumerate(ids) if token in (end_ids if isinstance(end_ids, list) else [end_ids])
+        ]
         results.append(ids[: ends[0] + 1] if ends else ids)
     return results
 
@@ -136,6 +140,60 @@ def test_beam_search(pair, beams: int, length_penalty: float, early_stopping: ob
         for r in requests
     ]  # fmt: skip
     assert ours(model, requests, late_readback=beams == 2) == expected
+
+
+@pytest.mark.parametrize("early_stopping", STOPPING)
+@pytest.mark.parametrize("limit", [1, 2, 9])
+def test_beam_search_with_several_ends(pair, limit: int, early_stopping: object) -> None:  # type: ignore[no-untyped-def]
+    """So many that among twice the beams of candidates fewer than the beams may go on."""
+    model, _ = pair
+    ends = [EOS, 7, 11, 13]
+    ending = build_model(causal=model.config.causal, mask_token_id=5, lang_id=1, init_std=0.2)
+    with torch.no_grad():
+        ending.pred_layer.proj.bias[ends] = 4.0
+        ending.pred_layer.proj.bias[PAD] = -50.0
+    oracle = oracle_of(ending)
+    requests = [
+        SequenceRequest(
+            f"r{n}", prompt, 1, DecodingMode.MASK_APPEND, max_new_tokens=limit, eos_id=EOS, stop_ids=tuple(ends[1:]),
+            candidates=3, beam_search=BeamParameters(3, 2.0, STOPPING[early_stopping]),
+        )
+        for n, prompt in enumerate(prompts(4, 7))
+    ]  # fmt: skip
+    expected = [
+        generate(
+            oracle, r.prompt_ids, max_new_tokens=limit, eos_token_id=ends, num_beams=3, num_return_sequences=3,
+            length_penalty=2.0, early_stopping=early_stopping,
+        )
+        for r in requests
+    ]  # fmt: skip
+    assert ours(ending, requests) == expected
+
+
+# The last ones tell apart what few do: which length counts, and that what is over stays as it is.
+@pytest.mark.parametrize("seed", [*range(16), 92, 96, 445])
+@pytest.mark.parametrize("early_stopping", STOPPING)
+def test_beam_search_on_scores_of_any_kind(masked_model: XLMWithLMHeadModel, seed: int, early_stopping: object) -> None:
+    script = Scripted(seed)
+    oracle = oracle_of(masked_model)
+
+    def forward(input_ids: torch.Tensor, **_: object):  # type: ignore[no-untyped-def]
+        scores = script.scores(input_ids.shape[1] - 1, input_ids[:, -2])  # behind the last token is the mask
+        return transformers.modeling_outputs.CausalLMOutput(logits=scores[:, None])
+
+    oracle.forward = forward
+    options = {"length_penalty": script.length_penalty, "early_stopping": early_stopping} if script.beams > 1 else {}
+    expected = generate(
+        oracle, (9, 8), max_new_tokens=script.limit, eos_token_id=EOS, num_beams=script.beams,
+        num_return_sequences=script.beams, **options,
+    )  # fmt: skip
+    request = SequenceRequest(
+        "a", (9, 8), None, DecodingMode.MASK_APPEND, max_new_tokens=script.limit, eos_id=EOS, candidates=script.beams,
+        beam_search=BeamParameters(script.beams, script.length_penalty, STOPPING[early_stopping]),
+    )  # fmt: skip
+    engine = script.engine(masked_model, max_slots=script.beams, late_readback=seed % 2 == 0)
+    transcript = run(engine, [(0, request)])
+    assert [transcript.ids("a", candidate) for candidate in range(script.beams)] == expected
 
 
 @pytest.mark.parametrize("length_penalty", [0.5, 2.0])

@@ -54,6 +54,20 @@ def test_common_beginnings_are_reused_and_change_nothing(model: XLMWithLMHeadMod
     }  # fmt: skip
 
 
+def test_a_block_is_kept_only_when_all_its_tokens_are_computed(model: XLMWithLMHeadModel) -> None:
+    """The last token of a prompt is left to the first step, when the prompt is stored already."""
+    engine = DecoderEngine(model, EngineConfig(max_slots=4))
+    exact, longer, other = prompt((1, 2 * B)), prompt((1, 2 * B), (2, 9)), (*prompt((1, 2 * B))[:-1], 3, 4)
+    assert other[2 * B - 1] != exact[-1]
+    cached = []
+    for number, ids in enumerate([exact, longer, longer, other]):
+        request = SequenceRequest(f"r{number}", ids, max_new_tokens=12, prefix_scope="t")
+        transcript = run(engine, [(0, request)])
+        assert transcript.ids(request.key) == plain_greedy(model, request, 128)[0]
+        cached.append(transcript.outputs[request.key, 0][-1].cached_tokens)
+    assert cached == [0, B, 2 * B, B]
+
+
 def test_reuse_saves_the_computation(model: XLMWithLMHeadModel) -> None:
     engine = DecoderEngine(model, EngineConfig(max_slots=4))
     work = []
@@ -83,6 +97,17 @@ def test_no_memory_no_reuse(model: XLMWithLMHeadModel) -> None:
     for key in "ab":
         request = SequenceRequest(key, prompt((1, 70)), max_new_tokens=2, prefix_scope="t")
         assert run(engine, [(0, request)]).outputs[key, 0][-1].cached_tokens == 0
+
+
+def test_what_is_found_counts_as_used() -> None:
+    """Though the prompt that begins with it may be cancelled before it is stored itself."""
+    index, sharers = PrefixIndex(2), Sharers("t", None)
+    first, second, third = ((token,) * B for token in (5, 6, 7))
+    for ids in (first, second):
+        index.store(sharers, ids)
+    assert index.find(sharers, first)
+    index.store(sharers, third)
+    assert [len(index.find(sharers, ids)) for ids in (first, second, third)] == [1, 0, 1]
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.lists(st.integers(0, 1), max_size=6), st.booleans()), max_size=60))

@@ -24,6 +24,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.arrived: list[str] = []
         self.started: list[str] = []
         self.alive: set[str] = set()
+        self.ended: set[tuple[str, int]] = set()
 
     @rule(data=st.data(), alone=st.booleans(), mode=st.sampled_from(DecodingMode))
     def add(self, data: st.DataObject, alone: bool, mode: DecodingMode) -> None:
@@ -50,11 +51,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.cancel(key)
         assert key not in self.scheduler
 
-    @precondition(lambda self: any(True for _ in self.scheduler.rows()))
+    @precondition(lambda self: self.scheduler._keys)
     @rule(data=st.data())
     def end_one_candidate(self, data: st.DataObject) -> None:
-        row = data.draw(st.sampled_from(list(self.scheduler.rows())))
-        self.scheduler.finish(row.request.key, row.candidate)
+        key = data.draw(st.sampled_from(sorted(self.scheduler._keys)))
+        candidate = data.draw(st.integers(0, self.scheduler._keys[key].candidates - 1))
+        self.scheduler.finish(key, candidate)
+        self.ended.add((key, candidate))
 
     @rule()
     def step(self) -> None:
@@ -71,6 +74,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for prompt, row in placement.started:
             assert prompt.computed == prompt.needed == len(prompt.ids) - 1
             self.content[row.slot] = row
+            assert row.request.key in self.alive, "cancelled before"
+            assert (row.request.key, row.candidate) not in self.ended
             if row.request.key not in self.started:
                 self.started.append(row.request.key)
         for row in self.scheduler.rows():

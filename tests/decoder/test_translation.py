@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from decoder.plain import MARGIN, Transcript, run
+from decoder.scripted import Scripted
 from decoder.translators import (
+    BEGIN,
     END,
     POSITIONS,
     SOURCE_POSITIONS,
@@ -30,7 +32,7 @@ from xlmstream_worker.sequences import (
     SamplingParameters,
     SequenceRequest,
 )
-from xlmstream_worker.xlm import XLMEncoderDecoder
+from xlmstream_worker.xlm import BeamSearch, XLMEncoderDecoder, XLMWithLMHeadModel
 
 SMALL = EngineConfig(max_slots=5, prefill_tokens=11)
 
@@ -113,6 +115,30 @@ def test_beam_search_equals_the_library(model: XLMEncoderDecoder, penalty: float
             assert last.finished is (EndReason.EOS if hypothesis.finished else EndReason.LENGTH)
 
 
+@pytest.mark.parametrize("early", [EarlyStopping.NEVER, EarlyStopping.WHEN_FULL])
+@pytest.mark.parametrize("seed", range(24))
+def test_beam_search_equals_the_library_on_scores_of_any_kind(
+    masked_model: XLMWithLMHeadModel, seed: int, early: EarlyStopping
+) -> None:
+    script = Scripted(seed)
+    plain = BeamSearch(
+        torch.tensor([script.limit + 1]), script.beams, length_penalty=script.length_penalty,
+        early_stopping=early is EarlyStopping.WHEN_FULL,
+    )  # fmt: skip
+    last = torch.full((1, script.beams), BEGIN)
+    while not plain.done.all():
+        _, last = plain.advance(script.scores(plain.length, last))
+    request = SequenceRequest(
+        "a", (BEGIN,), None, DecodingMode.MASK_APPEND, max_new_tokens=script.limit, eos_id=END, candidates=script.beams,
+        beam_search=BeamParameters(script.beams, script.length_penalty, early, BeamRules.ORIGINAL),
+    )  # fmt: skip
+    engine = script.engine(masked_model, max_slots=script.beams, late_readback=seed % 2 == 0)
+    transcript = run(engine, [(0, request)])
+    for candidate, found in enumerate(plain.results()[0]):
+        assert transcript.ids("a", candidate) == ([*found.ids, END] if found.finished else found.ids)
+        assert transcript.outputs["a", candidate][-1].score == pytest.approx(found.score, abs=1e-4)
+
+
 def test_a_beam_search_of_one_token(model: XLMEncoderDecoder) -> None:
     """At the limit the last token is left out, so that nothing is left here: an end without a token."""
     request = translation("one", [5, 6], max_new_tokens=1, beam_search=BeamParameters(3, rules=BeamRules.ORIGINAL))
@@ -149,7 +175,7 @@ def test_a_resumed_search_says_only_what_was_not_said(model: XLMEncoderDecoder) 
     whole = run(DecoderEngine(model, SMALL), [(0, request)])
     said = (tuple(whole.ids("a", 0)), tuple(whole.ids("a", 1)[:3]))
     resumed = run(DecoderEngine(model, SMALL), [(0, replace(request, forced_ids=said, eos_id=END))])
-    assert resumed.ids("a", 0) == []
+    assert [(output.token_id, output.index) for output in resumed.outputs["a", 0]] == [(None, len(said[0]))]
     assert resumed.outputs["a", 0][-1].finished is whole.outputs["a", 0][-1].finished
     assert list(said[1]) + resumed.ids("a", 1) == whole.ids("a", 1)
 

@@ -111,6 +111,19 @@ def test_a_false_start_of_a_stop_string_is_shown_as_soon_as_it_is_one() -> None:
     assert [detokenizer.push(i) for i in ids("a", "b</w>", "a")] == ["a", "", "b a"]
 
 
+def test_a_stop_string_that_begins_again_within_itself() -> None:
+    detokenizer = Detokenizer(TEXTS, ["aabaac"])
+    text = "".join(detokenizer.push(i) for i in ids(*"aabaa", "日", *"baac", *"aabaabaa"))
+    assert (text, detokenizer.stopped) == ("aabaa日baacaab", False)
+    assert detokenizer.push(VOCABULARY["c"]) == ""
+    assert detokenizer.stopped
+
+
+def test_of_stop_strings_that_end_together_none_is_shown() -> None:
+    detokenizer = Detokenizer(TEXTS, ["bc", "abc", "c"])
+    assert [detokenizer.push(i) for i in ids("b", "a", "b", "c")] == ["", "b", "", ""]
+
+
 def test_stop_string_before_min_new_tokens_is_text() -> None:
     detokenizer = Detokenizer(TEXTS, ["b"], min_new_tokens=3)
     assert [detokenizer.push(i) for i in ids("a", "b", "b")] == ["a", "b", ""]

@@ -106,6 +106,19 @@ def test_the_language_chooses_the_embedding(toy: LoadedModel) -> None:
     assert Generation(row(generate(language="fr")), toy, "w").begin().language_id == 1
 
 
+def test_usage_tells_what_was_reused(toy: LoadedModel) -> None:
+    """Of one tenant, in one language; the rest of the prompt is computed."""
+    engine = DecoderEngine(toy.network, EngineConfig(max_slots=4))
+    long = "a b c d e f g h i j k l m n o p q r s t u v w x y z a b c d e f g h"
+    cached = []
+    asked = [(long, "en", "a"), (f"{long} i j", "en", "a"), (long, "fr", "a"), (long, "en", "b")]
+    for number, (text_, language, tenant) in enumerate(asked):
+        request = row(generate(text_, language=language, max_new_tokens=2, ignore_eos=True), execution_id=f"{number}")
+        request.taken.envelope.tenant = tenant
+        cached.append(run(request, toy, engine)[-1].finished.usage.cached_tokens)
+    assert cached == [0, 32, 0, 0]
+
+
 def test_end_of_sequence_is_no_text(toy: LoadedModel) -> None:
     generation = Generation(row(generate()), toy, "w")
     word = toy.tokenizer.convert_tokens_to_ids("the</w>")

@@ -89,13 +89,47 @@ def test_a_broker_of_several_shards(toy_directory: Path, broker_url: str, capsys
         client.set("xs:{registry}:shards", 3)
         assert "3" in failure(["--broker", broker_url, str(toy_directory)], capsys)
         assert "shards must be 1 to 256" in failure([*BROKER, "--shards", "0", str(toy_directory)], capsys)
-        parser = argparse.ArgumentParser()
-        options.add_options(parser)
-        config = options.load(parser.parse_args(["--broker", broker_url, "--shards", "3", str(toy_directory)]), {})
+        config = options.load(command_arguments(["--broker", broker_url, "--shards", "3", str(toy_directory)]), {})
         model = SimpleNamespace(full_name="toy@1")
         broker = process._connect(config.broker, model, "w", threading.Event())
         assert {client.zcard(f"xs:{{{shard}}}:ws") for shard in range(3)} == {1}
         broker.close()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_engines_are_warm_before_the_first_word_to_the_broker(
+    masked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever gateways learn of a worker, and its ready file, comes after that."""
+    said: list[str] = []
+
+    def warmed(kind: type) -> None:
+        warm_up = kind.warm_up
+        monkeypatch.setattr(kind, "warm_up", lambda engine: (warm_up(engine), said.append(kind.__name__)))
+
+    class Left(Exception):
+        pass
+
+    def connect(*_: object, **__: object) -> None:
+        said.append("broker")
+        raise Left
+
+    warmed(process.DecoderEngine)
+    warmed(process.EncoderEngine)
+    monkeypatch.setattr(process.WorkerBroker, "connect", connect)
+    directory = make_model(tmp_path / "toy", masked=masked)
+    ready = tmp_path / "ready"
+    arguments = command_arguments([*BROKER, "--ready-file", str(ready), str(directory)])
+    with pytest.raises(Left):
+        process.run(options.load(arguments, {}))
+    assert said == ["DecoderEngine", "EncoderEngine", "broker"]
+    assert not ready.exists()
+
+
+def command_arguments(given: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    options.add_options(parser)
+    return parser.parse_args(given)
 
 
 def edit(directory: Path, name: str, **changes: object) -> None:

@@ -255,6 +255,7 @@ def test_gradients_reach_every_parameter(batch):
         ({"max_lengths": torch.tensor([41, 9, 9, 9, 9])}, "max_lengths"),
         ({"max_lengths": torch.tensor([9])}, "max_lengths"),
         ({"temperature": 0.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
         ({"temperature": 1.0, "num_beams": 2}, "temperature"),
         ({"num_beams": 0}, "num_beams"),
         ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences"),

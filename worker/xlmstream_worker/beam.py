@@ -51,11 +51,11 @@ class BeamSearch:
         self.done = torch.zeros((), dtype=torch.bool, device=device)
         """bool (): nothing changes any more. Read it when it suits; a step too many is harmless."""
         self.failed = torch.zeros((), dtype=torch.bool, device=device)
-        """bool (): some step had no usable score."""
+        """bool (): some step had no usable score before the search was done."""
 
     def feed(self, row: Row, scores: Tensor) -> None:
-        """Take the model's scores float32 (V,) of one of the rows."""
-        self._fed[row] = scores.clone()
+        """Take the model's scores float32 (V,) of one of the rows, for good: they must not change any more."""
+        self._fed[row] = scores
 
     @property
     def fed(self) -> bool:
@@ -78,11 +78,11 @@ class BeamSearch:
         hit = torch.ones_like(ends) if self.count + 1 == self._limit else ends
         ids = cache.tokens[slots, self._prompt_length : length][parents]
         self._store_finished(best.values, hit, ends, torch.cat([ids, tokens[:, None]], dim=1))
+        self.failed |= ~(best.values[0].isfinite() | self.done)
         survivors = (best.values + hit.float() * _NEVER).topk(N)
         self._running = survivors.values
         self.count += 1
         self._update_done(hit)
-        self.failed |= ~best.values[0].isfinite()
         cache.reorder(slots, parents[survivors.indices], self._prompt_length, length)
         cache.tokens[slots, length] = tokens[survivors.indices]
 

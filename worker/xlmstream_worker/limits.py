@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from .sequences import BeamParameters, DecodingMode, SamplingParameters, SequenceRequest
 
+# Of what a request counts; larger numbers fit no tensor.
+_MOST = 2**32 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -27,7 +30,7 @@ class Limits:
         """Raise ValueError, naming the field, unless the request can run."""
         self._check_prompt(request)
         self._check_source(request)
-        _require(request.max_new_tokens >= 1, "max_new_tokens", "at least 1", request.max_new_tokens)
+        _require(1 <= request.max_new_tokens <= _MOST, "max_new_tokens", f"1 to {_MOST}", request.max_new_tokens)
         least = request.min_new_tokens
         _require(0 <= least <= request.max_new_tokens, "min_new_tokens", "0 to max_new_tokens", least)
         if request.eos_id is not None:
@@ -38,6 +41,9 @@ class Limits:
         _require(top is None or 0 <= top <= self.vocabulary, "top_logprobs", f"0 to {self.vocabulary}", top)
         if request.beam_search is not None:
             self._check_beams(request, request.beam_search)
+        ended = sorted(request.ended_candidates)
+        holds = all(0 <= candidate < request.candidates for candidate in ended)
+        _require(holds, "ended_candidates", f"0 to {request.candidates - 1}", ended)
         if request.forced_ids:
             count = len(request.forced_ids)
             _require(count == request.candidates, "forced_ids", "one tuple per candidate", f"{count} tuples")
@@ -74,16 +80,18 @@ class Limits:
             _require(0 <= source.language_id <= most, "source.language_id", f"0 to {most}", source.language_id)
 
     def _check_beams(self, request: SequenceRequest, wish: BeamParameters) -> None:
+        _require(1 <= wish.beams <= self.slots, "beams", f"1 to {self.slots}", wish.beams)
         _require(request.candidates <= wish.beams, "candidates", f"at most beams, {wish.beams}", request.candidates)
-        _require(wish.beams <= self.slots, "beams", f"at most {self.slots}", wish.beams)
-        _require(math.isfinite(wish.length_penalty), "length_penalty", "finite", wish.length_penalty)
+        # Beyond, powers of a length leave the range of numbers.
+        _require(-10 <= wish.length_penalty <= 10, "length_penalty", "-10 to 10", wish.length_penalty)
         temperature = request.sampling.temperature
         _require(temperature == 0, "temperature", "0 in beam search", temperature)
         _require(request.top_logprobs is None, "top_logprobs", "unset in beam search", request.top_logprobs)
 
     def _check_sampling(self, sampling: SamplingParameters) -> None:
         temperature, top_p = sampling.temperature, sampling.top_p
-        _require(math.isfinite(temperature) and temperature >= 0, "temperature", "0 or more", temperature)
+        # Divided by much more, the score of an excluded token would be as good as any.
+        _require(0 <= temperature <= 100, "temperature", "0 to 100", temperature)
         _require(0 <= sampling.top_k <= self.vocabulary, "top_k", f"0 to {self.vocabulary}", sampling.top_k)
         _require(0 < top_p <= 1, "top_p", "above 0, at most 1", top_p)
         _require(0 <= sampling.min_p <= 1, "min_p", "0 to 1", sampling.min_p)
@@ -94,7 +102,7 @@ class Limits:
             value = getattr(sampling, name)
             _require(math.isfinite(value), name, "finite", value)
         ngram = sampling.no_repeat_ngram_size
-        _require(ngram >= 0, "no_repeat_ngram_size", "0 or more", ngram)
+        _require(0 <= ngram <= _MOST, "no_repeat_ngram_size", f"0 to {_MOST}", ngram)
         for word in sampling.bad_words:
             _require(len(word) > 0, "bad_words", "sequences of at least one id", word)
             self._check_ids("bad_words", word)

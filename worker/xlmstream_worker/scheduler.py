@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 
 from .lanes import Chunk, Lane, Placement, Prompt, Row
 from .prefix import PrefixIndex
@@ -78,12 +79,14 @@ class Scheduler:
         self._release_dropped()
 
     def finish(self, key: str, candidate: int) -> None:
-        """End one candidate, decoding or about to. The beams of a search end together or not at all."""
+        """End one candidate, waiting, about to decode or decoding. The beams of a search end together or not at all."""
         if key in self._keys and self._keys[key].beam_search is not None:
             return
         for row in self.rows():
             if row.request.key == key and row.candidate == candidate:
                 row.leaving = row.silent = True
+        waiting = (_without(request, candidate) if request.key == key else request for request in self._waiting)
+        self._waiting = deque(request for request in waiting if request.rows)
         for prompt in (*self._prompts, *self._backlog):
             if prompt.request.key == key and candidate in prompt.candidates:
                 prompt.candidates = tuple(c for c in prompt.candidates if c != candidate)
@@ -212,6 +215,12 @@ class Scheduler:
         self._staging += [prompt.slot for prompt in self._prompts if prompt.dropped]
         self._prompts = [prompt for prompt in self._prompts if not prompt.dropped]
         self._backlog = [prompt for prompt in self._backlog if not prompt.dropped]
+
+
+def _without(request: SequenceRequest, candidate: int) -> SequenceRequest:
+    """The request less one of its candidates, if it has that one."""
+    ended = request.ended_candidates | ({candidate} & set(range(request.candidates)))
+    return replace(request, ended_candidates=ended)
 
 
 def _prompts_of(request: SequenceRequest, cached: bool) -> list[Prompt]:

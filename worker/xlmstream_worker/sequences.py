@@ -63,7 +63,7 @@ class SamplingParameters:
     bad_words: tuple[tuple[int, ...], ...] = ()
     """Sequences of ids that are never completed."""
     temperature: float = 0.0
-    """0 takes the best token each time; above 0 scores are divided by it and a token is drawn."""
+    """0 to 100. 0 takes the best token each time; above 0 scores are divided by it and a token is drawn."""
     top_k: int = 0
     """Draw among this many best tokens; 0 is no limit."""
     top_p: float = 1.0
@@ -103,7 +103,7 @@ class BeamParameters:
     beams: int
     """At least 1 and at least as many as candidates are asked for."""
     length_penalty: float = 1.0
-    """A finished sequence scores its summed log-probability / length ** this."""
+    """A finished sequence scores its summed log-probability / length ** this, which is -10 to 10."""
     early_stopping: EarlyStopping = EarlyStopping.HEURISTIC
     """The original rules know WHEN_FULL; all else is NEVER to them."""
     rules: BeamRules = BeamRules.TRANSFORMERS

@@ -72,7 +72,7 @@ def _check(
         raise ValueError(f"max_lengths must have shape {(len(input_ids),)}, not {tuple(max_lengths.shape)}")
     if len(input_ids) and not 2 <= int(max_lengths.min()) <= int(max_lengths.max()) <= limit:
         raise ValueError(f"max_lengths must lie between 2 and the decoder's {limit} positions")
-    if temperature is not None and (temperature <= 0 or num_beams > 1):
+    if temperature is not None and (not temperature > 0 or num_beams > 1):
         raise ValueError("temperature must be positive, and is for num_beams=1: beam search draws nothing")
     if num_beams < 1:
         raise ValueError(f"num_beams must be at least 1, not {num_beams}")
