@@ -569,6 +569,16 @@ def test_the_item_at_fault_is_found_by_halving() -> None:
     assert len(runs) == 1 + 2 * 6
 
 
+def test_an_unusable_device_is_nobodys_fault() -> None:
+    def compute(items: Sequence[int]) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    failed: list[int] = []
+    with pytest.raises(torch.AcceleratorError):
+        run_isolated(compute, range(4), lambda item, failure: failed.append(item))
+    assert failed == []
+
+
 def test_lower_precision_runs_and_mostly_agrees(causal_model: XLMWithLMHeadModel) -> None:
     requests = [SequenceRequest(f"r{n}", (5, n, 9), max_new_tokens=10) for n in range(10)]
     exact = run(DecoderEngine(causal_model, SMALL), [(0, request) for request in requests])

@@ -19,11 +19,16 @@ def run_isolated(
 
     A device short of memory thus computes smaller batches. `run` must be repeatable: it may be called again for items
     it got half way with.
+
+    Raises torch.AcceleratorError: after an illegal access, say, a GPU computes nothing more for this process, whose
+    requests another worker must take.
     """
     if not items:
         return
     try:
         run(items)
+    except torch.AcceleratorError:
+        raise
     except (RuntimeError, ValueError, IndexError) as error:  # what torch raises, for lack of memory too
         failure = failure_of(error)
         if len(items) == 1:
