@@ -27,15 +27,20 @@ class PrefixStore:
         self.blocks = [layer.new_empty(blocks, tokens, *layer.shape[2:]) for layer in cache.layers]
 
 
+Writer = Callable[[int, Tensor], None]
+
+
 @dataclass(frozen=True, slots=True)
 class _Window:
     """Views of a range of B slots: making them takes as long as what is done with them at a step."""
 
     slots: slice
     ends: Tensor
-    """(B,)"""
+    """(B,): places of the next tokens among those of all slots."""
     counts: Tensor
     """(2, B)"""
+    writer: Writer | None
+    """Where compiled code stores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,10 @@ class _InMemory:
     """(S, T)"""
     counts: Ids
     """(2, S)"""
+
+    def writer(self, slots: slice) -> Writer:
+        layers, lengths, first = self.layers, self.counts[0, slots], slots.start
+        return lambda layer, projected: store_newest(layers[layer], lengths, first, projected.numpy())
 
 
 class SlotCache:
@@ -88,11 +97,11 @@ class SlotCache:
         aligned = all(count * head_dim * dtype.itemsize % _WIDEST.itemsize == 0 for count in heads)
         self._element = _WIDEST if aligned else dtype
         self._places = [layer.view(self._element) for layer in self._flat]
-        self._window = self._window_of(slice(0, slots))
         self._in_memory: _InMemory | None = None
         if device.type == "cpu" and dtype == torch.float32:
             layers = [layer.view(slots, positions, -1).numpy() for layer in self._flat]
             self._in_memory = _InMemory(layers, self.tokens.numpy(), self._counts.numpy())
+        self._window = self._window_of(slice(0, slots))
 
     @property
     def bytes(self) -> int:
@@ -103,12 +112,12 @@ class SlotCache:
         """Store kv (N, 2*H*D), keys then values, at the places index (N,) = slot * T + position."""
         self._places[layer].index_copy_(0, index, kv.view(self._element))
 
-    def writer(self, slots: slice, positions: Tensor) -> Callable[[int, Tensor], None]:
+    def writer(self, slots: slice, positions: Tensor) -> Writer:
         """What stores, of a layer's projections (B * Q, P), the last 2*H*D columns, keys then values, at positions
         (B, Q) of a range of slots: those of each slot's newest token and of the Q - 1 behind it."""
-        if self._in_memory is not None:
-            layers, lengths = self._in_memory.layers, self._in_memory.counts[0, slots]
-            return lambda layer, projected: store_newest(layers[layer], lengths, slots.start, projected.numpy())
+        compiled = self._view(slots).writer
+        if compiled is not None:
+            return compiled
         starts = torch.arange(slots.start, slots.stop, device=positions.device)[:, None] * self.positions
         index = (positions + starts).flatten()
         return lambda layer, projected: self.write(layer, index, projected[:, -self._flat[layer].shape[1] :])
@@ -140,14 +149,14 @@ class SlotCache:
         self._copy_kv(source, slot, n)
 
     def append(self, slots: slice, ids: Tensor) -> None:
-        """Add one token (B,) to each slot of a range; none of them is full."""
-        if self._in_memory is not None:
-            append_tokens(self._in_memory.tokens, self._in_memory.counts, slots.start, ids.numpy())
+        """Add one token (B,), id 0 for those below, to each slot of a range; none of them is full."""
+        held = self._in_memory
+        if held is not None:
+            append_tokens(held.tokens, held.counts, slots.start, ids.numpy())
             return
-        if slots != self._window.slots:
-            self._window = self._window_of(slots)
-        self.tokens.view(-1).scatter_(0, self._window.ends, ids)
-        self._window.counts.add_(self._one)
+        window = self._view(slots)
+        self.tokens.view(-1).scatter_(0, window.ends, ids.clamp(min=0))
+        window.counts.add_(self._one)
 
     def reorder(self, slots: Tensor, sources: Tensor, start: int, stop: int) -> None:
         """Give row slots[i] the tokens, keys and values start..stop of row slots[sources[i]]; int64 (N,) both."""
@@ -172,8 +181,14 @@ class SlotCache:
         """Memory of the keys and values of this many tokens."""
         return self.bytes // (self.slots * self.positions) * tokens
 
+    def _view(self, slots: slice) -> _Window:
+        if slots != self._window.slots:
+            self._window = self._window_of(slots)
+        return self._window
+
     def _window_of(self, slots: slice) -> _Window:
-        return _Window(slots, self._counts[1, slots], self._counts[:, slots])
+        writer = None if self._in_memory is None else self._in_memory.writer(slots)
+        return _Window(slots, self._counts[1, slots], self._counts[:, slots], writer)
 
     def _copy_kv(self, source: int, slot: int, n: int) -> None:
         for layer in self.layers:

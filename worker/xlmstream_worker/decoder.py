@@ -216,7 +216,7 @@ class DecoderEngine:
         searching = [place for place, row in enumerate(batch.rows) if row.request.key in self._searches]
         kept = [(batch.rows[place], scores[place].clone()) for place in searching]
         choice = plan.choose(scores)
-        self._cache.append(batch.slots, choice.ids.clamp(min=0))
+        self._cache.append(batch.slots, choice.ids)
         advanced = self._searches.advance(kept, self._fail_search)
         self._readback.send(Launch.of(batch.rows, choice, plan, advanced))
         for row in batch.rows:
