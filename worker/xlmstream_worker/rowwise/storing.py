@@ -30,8 +30,8 @@ def store_newest(layer: Floats, lengths: Ids, first: Scalar, projected: Floats) 
 
 @compiled
 def append_tokens(tokens: Ids, counts: Ids, first: Scalar, ids: Ids) -> None:
-    """Add one of the ids (B,), 0 for those below, to each slot from the first on, of tokens (S, T). The first of `counts`
-    (2, S) are how many a slot has; both grow by 1."""
+    """Add one of the ids (B,), 0 for those below, to each slot from the first on, of tokens (S, T). The first row of
+    `counts` (2, S) says how many a slot has; both grow by 1."""
     for row in range(ids.shape[0]):
         slot = first + row
         tokens[slot, counts[0, slot]] = max(ids[row], 0)
