@@ -281,6 +281,19 @@ def test_rows_without_usable_scores_get_no_token_and_disturb_no_other(wish: Samp
     assert drawn_rowwise(scores, [wish] * 7) == [-1, expected[1], -1, expected[3], -1, -1, 0]
 
 
+def test_rows_without_usable_scores_report_nothing_of_others() -> None:
+    requests = [SequenceRequest(str(n), (1,), top_logprobs=20) for n in range(4)]
+    batch = Batch(requests, [0] * 4, 1024)
+    scores = shifted(4, 1024, 3.0, 1)
+    expected = scores[3].double().log_softmax(-1).topk(20).values
+    scores[0], scores[1, 5:], scores[2, 7] = torch.nan, -torch.nan, torch.inf
+    choice = batch.rowwise.plan(batch.rows, slice(0, 4)).choose(scores)
+    assert choice.ids[:3].tolist() == [-1, -1, -1]
+    assert choice.top_logprobs is not None
+    assert choice.top_logprobs[:3].isnan().all()
+    torch.testing.assert_close(choice.top_logprobs[3].double(), expected, atol=1e-5, rtol=0)
+
+
 def test_the_first_of_equally_good_tokens_is_taken() -> None:
     scores = torch.zeros(3, 1024)
     scores[1, [300, 299, 900]] = 1.0

@@ -19,17 +19,10 @@ from torch import Tensor
 from .draws import Numbers, signed_seed, streams_of
 from .lanes import Row
 from .picking import block_sums, pick, pick_among
+from .rowwise.constants import MOST_FEW, RANGE, ROUNDING, SHARPEST
 from .selection import best_k, mass_floor, share_floor
 from .sequences import SamplingParameters
 from .transfer import upload
-
-_MOST_FEW = 1024
-# Weights below 2**-100 of the best one are left out: numbers too small for float32 would slow the exponential.
-_RANGE = 100.0
-# The largest factor of a score, so that 0 times it is 0.
-_SHARPEST = 1e30
-# What rounding may take off a key, a power of two, at the edge of a range.
-_ROUNDING = 2.0**-20
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +47,7 @@ class Drawing:
 
 
 def is_few(wish: SamplingParameters) -> bool:
-    return 0 < wish.top_k <= _MOST_FEW
+    return 0 < wish.top_k <= MOST_FEW
 
 
 def drawings_of(rows: Sequence[Row], device: torch.device) -> tuple[Drawing, ...]:
@@ -71,7 +64,7 @@ def _drawing(few: bool, indices: list[int], rows: Sequence[Row], device: torch.d
     wishes = [rows[index].request.sampling for index in indices]
 
     widest_k = max(wish.top_k for wish in wishes)
-    sharpness = [min(math.log2(math.e) / wish.temperature, _SHARPEST) for wish in wishes]
+    sharpness = [min(math.log2(math.e) / wish.temperature, SHARPEST) for wish in wishes]
 
     def unless(neutral: float, values: list[float]) -> Tensor | None:
         return None if all(value == neutral for value in values) else upload(values, device)
@@ -84,7 +77,7 @@ def _drawing(few: bool, indices: list[int], rows: Sequence[Row], device: torch.d
         top_k=unless(widest_k if few else 0, [wish.top_k for wish in wishes]),
         widest_k=widest_k,
         top_p=unless(1.0, [wish.top_p for wish in wishes]),
-        min_p=unless(-_RANGE, [max(math.log2(wish.min_p), -_RANGE) if wish.min_p else -_RANGE for wish in wishes]),
+        min_p=unless(-RANGE, [max(math.log2(wish.min_p), -RANGE) if wish.min_p else -RANGE for wish in wishes]),
         typical_p=unless(1.0, [wish.typical_p for wish in wishes]),
         numbers=Numbers(
             streams_of(
@@ -104,7 +97,7 @@ def draw(scores: Tensor, maxima: Tensor, best: Tensor, drawing: Drawing, index: 
         keys = values.sub_(best).mul_(drawing.sharpness)
         return pick_among(ids, weights_left(keys, drawing), drawing.numbers.at(index))
     keys = scores.sub_(best).mul_(drawing.sharpness)
-    weights = weights_left(torch.threshold_(keys, -_RANGE, -torch.inf), drawing)
+    weights = weights_left(torch.threshold_(keys, -RANGE, -torch.inf), drawing)
     return pick(weights, block_sums(weights), drawing.numbers.at(index))
 
 
@@ -122,7 +115,7 @@ def weights_left(keys: Tensor, drawing: Drawing) -> Tensor:
         floor = _floor_of_share(keys, weights, drawing.top_p, drawing)
         weights.masked_fill_(keys < floor[:, None], 0.0)
     if drawing.min_p is not None:
-        weights.masked_fill_(keys < (drawing.min_p - _ROUNDING)[:, None], 0.0)
+        weights.masked_fill_(keys < (drawing.min_p - ROUNDING)[:, None], 0.0)
     if drawing.typical_p is not None:
         typical = typicality(keys, weights).masked_fill_(weights == 0, -torch.inf)
         floor = _floor_of_share(typical, weights, drawing.typical_p, drawing)
@@ -136,7 +129,7 @@ def typicality(keys: Tensor, weights: Tensor) -> Tensor:
 
     Source: Meister et al. 2022 (arXiv:2202.00666).
     """
-    keys.clamp_(min=-_RANGE)  # minus infinity times a weight of 0 is no number
+    keys.clamp_(min=-RANGE)  # minus infinity times a weight of 0 is no number
     expected = (weights * keys).sum(-1, keepdim=True).div_(weights.sum(-1, keepdim=True))
     return keys.sub_(expected).abs_().neg_()
 

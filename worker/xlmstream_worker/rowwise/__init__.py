@@ -8,6 +8,7 @@ device, and storing what a step brings.
     drawing       drawing at random
     vectors       passes over a row's scores or weights
     storing       tokens, keys and values to their slots
+    constants     limits shared with `drawing`
     compiling     Python to machine code
 
 A step of a small model takes some 5 ms: operations on all rows of which each takes as long to be called as to be

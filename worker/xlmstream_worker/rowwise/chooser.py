@@ -34,8 +34,7 @@ class RowwiseChooser:
         wanted = {place: row.request.top_logprobs for place, row in enumerate(rows)}
         counts = {place: count for place, count in wanted.items() if count is not None}
         held = self._tokens[slots], self._lengths[slots]
-        # None would do, but a best id is always looked for.
-        widest = max(1, *counts.values()) if counts else 1
+        widest = max(1, *counts.values()) if counts else 1  # who asks for none has one all the same, which is not sent
         return RowwisePlan(held, Wishes.of(rows), self._spare, tuple(counts), widest)
 
 

@@ -100,8 +100,12 @@ def _choose(scores: Floats, index: Scalar, wish: Wish, memory: Memory) -> Scalar
 
 @compiled
 def _report(scores: Floats, memory: Memory, values: Floats, ids: Ids) -> Scalar:
-    """Write the best ids and their log-probabilities; the log of what the scores' exponentials sum to."""
-    block_maxima(scores, memory.maxima)
+    """Write the best ids and their log-probabilities; the log of what the scores' exponentials sum to. All is no number
+    where the scores leave no token."""
+    if not block_maxima(scores, memory.maxima):
+        for i in range(values.shape[0]):
+            ids[i], values[i] = 0, np.nan
+        return np.nan
     best = highest(memory.maxima)
     log_total = best + math.log(weigh(scores, best, _LOG2_E, LEAST_KEY, memory.sums))
     count = collect_best(scores, memory.maxima, values.shape[0], memory.ids, memory.weights)

@@ -1,8 +1,15 @@
-"""Drawing the token of one row at random, from the same numbers as `xlmstream_worker.drawing` and with the same result.
+"""Drawing the token of one row at random, from the numbers of `xlmstream_worker.draws`.
 
-Of a row that asks for few best tokens these are collected and all else happens among them. Otherwise a token is drawn
-from all, and again where it is not in the share that top-p or typical-p leave: `xlmstream_worker.share` says why that
-is right. A row's weights stay in the processor's cache meanwhile.
+Of a row that asks for few best tokens these are collected and all else happens among them, as on a device, and with the
+same result. Otherwise a token is drawn from all. It is among the fewest likeliest that reach top-p exactly if those
+likelier than it weigh less than that, and one look at all weights tells. If it is not, neither are those less likely:
+draw again from what is likelier. Each accepted token was drawn in proportion to the weights from a set that holds all
+acceptable ones, so it is distributed as by sorting, cutting off and drawing. About 1 + ln(1 / top-p) draws are needed.
+Source: the rejection of FlashInfer's samplers (Ye et al. 2025, arXiv:2501.01005).
+
+Likewise with typical-p, which prefers the more typical of the tokens that top-p leaves. What is more typical than a
+token lies on one side of it: all of it weighs less than what is likelier, or less than what is left and not likelier.
+So most tokens are typical whatever a row expects, and only for the others is it found out.
 """
 
 from __future__ import annotations
@@ -13,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .compiling import Scalar, compiled, exp2
+from .constants import MOST_FEW, ROUNDING
 from .vectors import (
     BLOCK,
     LEAST_KEY,
@@ -29,9 +37,7 @@ from .vectors import (
 )
 from .wishes import Wish
 
-MOST_FEW = 1024
-# What rounding may take off a key at the edge of a range.
-_ROUNDING = np.float32(2.0**-20)
+_ROUNDING = np.float32(ROUNDING)
 # Weights nearer to each other than this, as a factor, count as equal at an edge.
 _SAME = np.float32(1.0 + 2.0**-20)
 # Tries to find an edge, and how many of them interpolate; the others halve.
@@ -135,7 +141,7 @@ def _surely_typical(share: Scalar, left: Scalar, own: Scalar, above: Scalar) -> 
 
 @compiled
 def edge_of_share(
-    weights: Floats, total: Scalar, wanted: Scalar, low: Scalar, high: Scalar, above_high: np.float32
+    weights: Floats, total: Scalar, wanted: Scalar, low: Scalar, high: Scalar, above_high: Scalar
 ) -> Scalar:
     """A weight such that the weights that exceed it are the fewest that sum to `wanted`, of all that sum to `total`.
 

@@ -18,12 +18,13 @@ from .compiling import (
     part_of_a_loop,
     reduction,
 )
+from .constants import RANGE
 
 Floats = npt.NDArray[np.float32]
 
 BLOCK = 256
 # The log2 of the least weight that counts, as a share of the best one's: what is smaller slows the arithmetic.
-LEAST_KEY = np.float32(-100.0)
+LEAST_KEY = np.float32(-RANGE)
 _ZERO, _ALL_BUT_SIGN = np.float32(0.0), np.int32(0x7FFFFFFF)
 _SMALLEST_KEY = np.float32(-126.0)
 

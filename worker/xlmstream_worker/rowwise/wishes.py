@@ -15,13 +15,9 @@ from xlmstream_worker.draws import signed_seed, stream_of
 from xlmstream_worker.lanes import Row
 
 from .compiling import Scalar, compiled
+from .constants import RANGE, SHARPEST
 
 Ids = npt.NDArray[np.int64]
-
-# The least probability of min-p that is told from 0, as a log2 of a share of the best one's.
-_LEAST_MIN_P = -100.0
-# The largest factor of a score, so that 0 times it is 0.
-_SHARPEST = 1e30
 
 
 class Wish(NamedTuple):
@@ -119,9 +115,9 @@ def _wish(row: Row, lists: _Lists, report: int) -> Wish:
         repetition_penalty=wish.repetition_penalty,
         presence_penalty=wish.presence_penalty,
         frequency_penalty=wish.frequency_penalty,
-        sharpness=min(math.log2(math.e) / wish.temperature, _SHARPEST) if wish.temperature else 0.0,
+        sharpness=min(math.log2(math.e) / wish.temperature, SHARPEST) if wish.temperature else 0.0,
         top_p=wish.top_p,
-        min_key=max(math.log2(wish.min_p), _LEAST_MIN_P) if wish.min_p else _LEAST_MIN_P,
+        min_key=max(math.log2(wish.min_p), -RANGE) if wish.min_p else -RANGE,
         typical_p=wish.typical_p,
         stream=signed_seed(stream_of(wish.seed, row.candidate)),
         top_k=wish.top_k,
