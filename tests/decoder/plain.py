@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 import torch
 from xlmstream_worker.decoder import DecoderEngine
-from xlmstream_worker.sequences import DecodingMode, SequenceRequest, TokenOutput
+from xlmstream_worker.sequences import DecodingMode, EndReason, EngineConfig, SequenceRequest, TokenOutput
 from xlmstream_worker.xlm import XLMConfig, XLMWithLMHeadModel
 
+# Positions of the models.
+CONTEXT = 48
 # Where two scores are closer than this, float32 rounding may decide between them.
 MARGIN = 1e-4
+# An engine that is full and behind with prompts soon.
+SMALL = EngineConfig(max_slots=5, prefill_tokens=7)
 
 
 def build_model(*, causal: bool = True, n_langs: int = 3, **overrides: object) -> XLMWithLMHeadModel:
@@ -23,7 +27,7 @@ def build_model(*, causal: bool = True, n_langs: int = 3, **overrides: object) -
         "n_layers": 3,
         "n_heads": 4,
         "n_langs": n_langs,
-        "max_position_embeddings": 48,
+        "max_position_embeddings": CONTEXT,
         "causal": causal,
         "init_std": 0.3,
         "embed_init_std": 0.5,
@@ -94,3 +98,14 @@ def run(
     assert engine.busy_slots == 0
     assert engine.free_slots == engine.max_slots
     return transcript
+
+
+def assert_greedy(model: XLMWithLMHeadModel, transcript: Transcript, requests: list[SequenceRequest]) -> None:
+    """Each request got what the plain computation gives, where rounding cannot decide, and ended as it should."""
+    for request in requests:
+        expected, margin = plain_greedy(model, request, CONTEXT)
+        got = transcript.ids(request.key)
+        if margin > MARGIN:
+            assert got == expected, f"{request.key}: margin {margin:.2g}"
+        last = transcript.outputs[request.key, 0][-1]
+        assert last.finished is (EndReason.EOS if got[-1] == request.eos_id else EndReason.LENGTH)
