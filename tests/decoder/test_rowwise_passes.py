@@ -37,9 +37,11 @@ def test_sorting_is_stable(values: list[float]) -> None:
     assert places.tolist() == sorted(range(len(values)), key=lambda place: -np.float32(values[place]))
 
 
-@pytest.mark.parametrize("k", [1, 3, 11, 12, 13, 400, 3072])
-def test_the_best_are_collected_in_order(k: int) -> None:
-    scores = shifted(1, 3072, 1.0, 2)[0].round(decimals=2)
+@pytest.mark.parametrize("k", [1, 3, 11, 12, 13, 100, 400, 3000, 3022, 3030, 3072])
+@pytest.mark.parametrize("scale", [1e-30, 0.01, 1.0, 1e30])
+@pytest.mark.parametrize("decimals", [0, 2, 9])
+def test_the_best_are_collected_in_order(k: int, scale: float, decimals: int) -> None:
+    scores = shifted(1, 3072, 1.0, 2)[0].round(decimals=decimals) * scale + scale
     scores[40:90] = -torch.inf
     maxima, ids, values = np.empty(12, np.float32), np.empty(3072, np.int32), np.empty(3072, np.float32)
     assert vectors.block_maxima(scores.numpy(), maxima)
@@ -56,6 +58,8 @@ def test_compiled_code_is_kept_where_it_can_be_written(tmp_path: Path, monkeypat
     assert folder is not None
     assert Path(folder).is_dir()
     assert Path(folder).parent == tmp_path / "cache" / "xlmstream"
+    Path(folder).chmod(0o777)
+    assert compiling._cache_folder() is None
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert compiling._cache_folder() is None

@@ -56,18 +56,20 @@ def _compiled(function: F, fastmath: set[str], **options: bool) -> F:
 
 
 def _cache_folder() -> str | None:
-    """Where compiled code is kept; None where this user cannot write."""
+    """Where compiled code is kept; None where this user cannot write, or others can."""
     if _config.CACHE_DIR:
         return str(_config.CACHE_DIR)
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     folder = Path(home, "xlmstream", f"compiled-{hashlib.sha256(sources).hexdigest()[:16]}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
+        # What numba keeps are pickles: nobody else may have put them there.
+        status = folder.stat()
     except OSError:
         return None
-    return str(folder)
+    return str(folder) if status.st_uid == os.getuid() and not status.st_mode & 0o022 else None
 
 
 _FOLDER = _cache_folder()

@@ -26,6 +26,7 @@ from .vectors import (
     LEAST_KEY,
     Floats,
     collect_best,
+    deviation,
     fill,
     fill_block,
     kth_highest,
@@ -68,8 +69,9 @@ def draw(scores: Floats, best: Scalar, index: Scalar, wish: Wish, memory: Memory
         return _draw_few(scores, best, index, wish, memory)
     sharpness, least = wish.sharpness, LEAST_KEY
     if wish.top_k > 0:
-        lowest = (kth_highest(scores, min(wish.top_k, scores.shape[0])) - best) * sharpness
-        least = max(least, lowest)
+        k = min(wish.top_k, scores.shape[0])
+        count = collect_best(scores, memory.maxima, k, memory.ids, memory.weights)
+        least = max(least, (kth_highest(memory.weights[:count], k) - best) * sharpness)
     if wish.top_p == 1 and wish.typical_p == 1:
         least = max(least, wish.min_key - _ROUNDING)
         total = weigh(scores, best, sharpness, least, memory.sums)
@@ -148,8 +150,8 @@ def edge_of_share(
     Those above `low` sum to at least that, and those above `high` to less, namely `above_high`. Interpolates as if
     logarithms of weights were normally distributed, by the Illinois method (Dowell & Jarratt 1971).
     """
-    above_low, target = sum_above(weights, low), _deviation((wanted + 0.5 * low) / total)
-    excess, lack = _deviation(above_low / total) - target, target - _deviation(above_high / total)
+    above_low, target = sum_above(weights, low), deviation((wanted + 0.5 * low) / total)
+    excess, lack = deviation(above_low / total) - target, target - deviation(above_high / total)
     kept_low = kept_high = False
     for attempt in range(_TRIES):
         # Exact where not even the lightest of the tokens can be missed.
@@ -159,7 +161,7 @@ def edge_of_share(
         share = excess / both if both > 0 and attempt < _INTERPOLATED else 0.5
         middle = np.float32(low * (high / low) ** min(max(share, 0.01), 0.99))
         above_middle = sum_above(weights, middle)
-        difference = _deviation(above_middle / total) - target
+        difference = deviation(above_middle / total) - target
         if above_middle >= wanted:
             low, above_low, excess = middle, above_middle, difference
             lack = lack / 2 if kept_high else lack
@@ -169,14 +171,6 @@ def edge_of_share(
             excess = excess / 2 if kept_low else excess
             kept_low, kept_high = True, False
     return low
-
-
-@compiled
-def _deviation(share: Scalar) -> Scalar:
-    """How many standard deviations from the middle a normal distribution reaches this share, nearly: Tukey's lambda
-    distribution (Hastings et al. 1947)."""
-    share = min(max(share, 1e-6), 1 - 1e-6)
-    return (share**0.135 - (1 - share) ** 0.135) / 0.1975
 
 
 @compiled

@@ -27,6 +27,7 @@ BLOCK = 256
 LEAST_KEY = np.float32(-RANGE)
 _ZERO, _ALL_BUT_SIGN = np.float32(0.0), np.int32(0x7FFFFFFF)
 _SMALLEST_KEY = np.float32(-126.0)
+_TRIES = 24
 
 
 @reduction
@@ -179,6 +180,14 @@ def kth_highest(values: Floats, k: Scalar) -> Scalar:
 
 
 @compiled
+def deviation(share: Scalar) -> Scalar:
+    """How many standard deviations from the middle a normal distribution reaches this share, nearly: Tukey's lambda
+    distribution (Hastings et al. 1947)."""
+    share = min(max(share, 1e-6), 1 - 1e-6)
+    return (share**0.135 - (1 - share) ** 0.135) / 0.1975
+
+
+@compiled
 def _in_order(number: Scalar) -> Scalar:
     """An int for each number, in the order of the numbers."""
     bits = as_bits(number)
@@ -194,16 +203,39 @@ def _number_at(order: Scalar) -> Scalar:
 def collect_best(scores: Floats, maxima: Floats, k: Scalar, ids: npt.NDArray[np.int32], values: Floats) -> Scalar:
     """The ids and scores of the k best tokens and of those as good as the k-th, in the order of the vocabulary, and how
     many they are. `maxima` are those of the blocks."""
-    if k > maxima.shape[0]:
-        return _collect_from(scores, maxima, kth_highest(scores, k), ids, values)
-    # The k best lie in blocks whose maxima are at least the k-th highest: so do some others.
-    found = _collect_from(scores, maxima, kth_highest(maxima, k), ids, values)
+    found = _collect_from(scores, maxima, _reached_by(scores, maxima, k), ids, values)
     least, count = kth_highest(values[:found], k), 0
     for i in range(found):
         if values[i] >= least:
             ids[count], values[count] = ids[i], values[i]
             count += 1
     return count
+
+
+@compiled
+def _reached_by(scores: Floats, maxima: Floats, k: Scalar) -> Scalar:
+    """A score that k tokens reach and not many more."""
+    if 2 * k <= maxima.shape[0]:
+        return kth_highest(maxima, k)  # as many blocks have one that does, and seldom more than two
+    best, low = highest(maxima), kth_highest(maxima, maxima.shape[0])
+    high, count, above = best, _count_from(scores, low), 0
+    while count < k:
+        high, above = low, count
+        low -= max(np.float32(2.0) * (best - low), np.float32(1.0))
+        count = _count_from(scores, low)
+    wanted = deviation((k + max(k // 8, 32)) / scores.shape[0])
+    for _ in range(_TRIES):
+        if count <= k + max(k // 4, 64) or low == -np.inf:
+            break
+        # Between the two, as if scores were normally distributed.
+        least, most = deviation(above / scores.shape[0]), deviation(count / scores.shape[0])
+        middle = low + (high - low) * np.float32(min(max((most - wanted) / (most - least), 0.05), 0.95))
+        between = _count_from(scores, middle)
+        if between >= k:
+            low, count = middle, between
+        else:
+            high, above = middle, between
+    return low
 
 
 @compiled
