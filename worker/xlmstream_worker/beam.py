@@ -74,7 +74,7 @@ class BeamSearch:
         total = self._log_probabilities(scores, slots, length, cache) + self._running[:, None]
         best = total.flatten().topk(min(self._width, N * V))
         parents, tokens = best.indices // V, best.indices % V
-        ends = torch.isin(tokens, self._ends)
+        ends = (tokens[:, None] == self._ends).any(1)  # `isin` sorts many, and waits for a GPU then
         hit = torch.ones_like(ends) if self.count + 1 == self._limit else ends
         ids = cache.tokens[slots, self._prompt_length : length][parents]
         self._store_finished(best.values, hit, ends, torch.cat([ids, tokens[:, None]], dim=1))
