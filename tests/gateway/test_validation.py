@@ -73,6 +73,11 @@ def described(status: Status) -> str:
             "parameters.repetition_penalty",
             "nan is out",
         ),
+        (
+            lambda r: setattr(r.parameters, "repetition_penalty", 1e-38),
+            "parameters.repetition_penalty",
+            "1e-38 is out of range: 0.01 to 100",
+        ),
         (lambda r: setattr(r.parameters, "presence_penalty", 101), "parameters.presence_penalty", "out of range"),
         (
             lambda r: setattr(r.parameters, "frequency_penalty", math.nan),

@@ -123,9 +123,7 @@ class GenerationParameters(google.protobuf.message.Message):
     at most 1. Default 1.
     """
     repetition_penalty: builtins.float
-    """Scores of ids in prompt and output are divided by this where positive, multiplied elsewhere; above 0, at most 100.
-    Default 1.
-    """
+    """Scores of ids in prompt and output are divided by this where positive, multiplied elsewhere; 0.01 to 100. Default 1."""
     presence_penalty: builtins.float
     """Subtracted from the score of every id that is in the output, -100 to 100. Default 0."""
     frequency_penalty: builtins.float

@@ -23,6 +23,8 @@ DEFAULT_MAX_NEW_TOKENS = 64
 MAX_TEMPERATURE = 100.0
 MAX_STOP_STRINGS = 16
 MAX_PENALTY = 100
+# Scores divided by much less are no numbers. 0.01 as a field of type float has it.
+MIN_REPETITION_PENALTY = 0.009999999776482582
 MAX_LENGTH_PENALTY = 10
 MAX_BAD_WORDS = 64
 MAX_STOP_IDS = 64
@@ -125,12 +127,11 @@ def _check_mode(found: Violations, given: GenerationParameters, model: ServedMod
 def _check_penalties(found: Violations, given: GenerationParameters) -> None:
     if given.HasField("min_p"):
         found.within("parameters.min_p", given.min_p, 0, 1)
-    for name, given_one, value, most in (
-        ("typical_p", given.HasField("typical_p"), given.typical_p, 1),
-        ("repetition_penalty", given.HasField("repetition_penalty"), given.repetition_penalty, MAX_PENALTY),
-    ):
-        right = not given_one or 0 < value <= most
-        found.check(right, f"parameters.{name}", f"{value:g} is out of range: above 0, at most {most}")
+    typical = not given.HasField("typical_p") or 0 < given.typical_p <= 1
+    found.check(typical, "parameters.typical_p", f"{given.typical_p:g} is out of range: above 0, at most 1")
+    if given.HasField("repetition_penalty"):
+        least = MIN_REPETITION_PENALTY
+        found.within("parameters.repetition_penalty", given.repetition_penalty, least, MAX_PENALTY)
     found.within("parameters.presence_penalty", given.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
     found.within("parameters.frequency_penalty", given.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
     words = len(given.bad_words)
